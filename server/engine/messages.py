@@ -1,0 +1,145 @@
+"""What crosses the border between the API process and the worker: msgspec structs, never pickle."""
+
+from typing import Literal
+
+import msgspec
+
+from model.batch import SamplingParams, TokenLogprobs
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class Choice(msgspec.Struct, frozen=True, array_like=True):
+    """One sequence to generate for a request."""
+
+    sequence_id: int
+    index: int
+    emitted: list[int] = []
+    """Tokens already generated and sent, when a request goes on in a new worker."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One prompt and the choices to generate for it."""
+
+    prompt_ids: list[int]
+    params: SamplingParams
+    choices: list[Choice]
+    priority: int = 0
+    """Lower goes first."""
+    cache_salt: str = ""
+    """Requests share cached blocks only with requests of the same salt."""
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Stop these sequences and free what they hold. Unknown ids are ignored: they may have just finished."""
+
+    sequence_ids: list[int]
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """The worker is starting: what it does, and how far it is (0 to 1)."""
+
+    phase: str
+    fraction: float
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker serves."""
+
+    architecture: str
+    num_parameters: int
+    dtype: str
+    device: str
+    attention: str
+    """Name of the attention back end."""
+    vocab_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_step_tokens: int
+    block_size: int
+    num_blocks: int
+    eos_token_ids: list[int]
+    bos_token_id: int | None
+    weights_bytes: int
+    kv_cache_bytes: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The worker has run a real step and takes requests."""
+
+    model: ModelInfo
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The worker can't start for a reason that a new try will not change (bad model, not enough memory)."""
+
+    reason: str
+
+
+class Finished(msgspec.Struct, frozen=True, array_like=True):
+    """The end of one sequence; follows its last token within the same StepResult."""
+
+    sequence_id: int
+    reason: FinishReason
+    error: str = ""
+    stop_token_id: int | None = None
+    """The end-of-sequence or stop token that ended it, which is also its last token."""
+
+
+class Started(msgspec.Struct, frozen=True, array_like=True):
+    """A sequence was scheduled for the first time."""
+
+    sequence_id: int
+    num_cached: int
+    """Prompt tokens found in the prefix cache."""
+
+
+class Stats(msgspec.Struct, frozen=True, array_like=True):
+    """The engine after a step."""
+
+    num_running: int
+    num_waiting: int
+    num_blocks_used: int
+    """Blocks that a sequence holds; cached blocks that nobody holds count as free."""
+    num_preemptions: int
+    """Since the worker started."""
+    prefix_hit_tokens: int
+    """Since the worker started."""
+    prefix_query_tokens: int
+    """Since the worker started."""
+
+
+class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Everything one step gave, for all sequences at once, in columns."""
+
+    sequence_ids: list[int]
+    token_ids: list[int]
+    """`token_ids[i]` is the next token of `sequence_ids[i]`."""
+    stats: Stats
+    started: list[Started] = []
+    finished: list[Finished] = []
+    logprobs: dict[int, TokenLogprobs] = {}
+    """By sequence id."""
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+    """By sequence id; parts of one prompt come in order."""
+
+
+ToWorker = Request | Abort
+FromWorker = Loading | Ready | Failed | StepResult
+
+
+class Output(msgspec.Struct, kw_only=True):
+    """What the client hands to the API for one choice: everything since the last Output of that choice."""
+
+    index: int
+    token_ids: list[int]
+    """Usually one; more when the reader is slower than the model."""
+    num_cached: int
+    """Prompt tokens found in the prefix cache."""
+    logprobs: list[TokenLogprobs] | None = None
+    """One for each of `token_ids`, when asked for."""
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    """Of the prompt's tokens from the second on, complete, with the first Output of the choice, when asked for."""
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    error: str = ""
