@@ -9,6 +9,22 @@ from model.batch import SamplingParams, TokenLogprobs
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is started with. None means: choose by the model and the device."""
+
+    model_dir: str
+    device: str = "auto"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 256
+    max_step_tokens: int | None = None
+    block_size: int = 16
+    kv_cache_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
+    prefix_caching: bool = True
+    num_threads: int | None = None
+
+
 class Choice(msgspec.Struct, frozen=True, array_like=True):
     """One sequence to generate for a request."""
 

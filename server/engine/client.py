@@ -1,0 +1,451 @@
+"""The API's side of the engine: requests in, outputs out, and a worker process kept alive between them."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Literal, Protocol
+
+import msgspec
+
+from model.batch import SamplingParams, TokenLogprobs
+from server.engine.connection import Connection, WorkerDied
+from server.engine.messages import (
+    Abort,
+    Choice,
+    Failed,
+    Finished,
+    Loading,
+    ModelInfo,
+    Output,
+    Ready,
+    Request,
+    Stats,
+    StepResult,
+)
+from server.errors import Draining, EngineDead, NotReady, QueueFull
+
+logger = logging.getLogger(__name__)
+
+Phase = Literal["starting", "ready", "draining", "restarting", "dead"]
+
+# A request that was in the worker at this many deaths is run alone; at one more it is given up.
+DEATHS_BEFORE_SOLO = 2
+# Seconds before each new start of a worker that keeps dying; after the last one the client gives up.
+RESTART_DELAYS_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+# A worker that lived this long without dying is healthy again.
+HEALTHY_AFTER_S = 60.0
+NO_STATS = Stats(0, 0, 0, 0, 0, 0)
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How the engine is, for health checks and metrics."""
+
+    phase: Phase
+    detail: str
+    """What it is doing or why it stands still, in words."""
+    fraction: float
+    """How far the phase is, 0 to 1, while starting or restarting."""
+    stats: Stats
+    num_restarts: int
+    num_in_flight: int
+    """Sequences that were accepted and have not ended."""
+
+
+class Generation(Protocol):
+    """The outputs of one request, in the order they come; ends when every choice has its finish_reason."""
+
+    def __aiter__(self) -> AsyncIterator[Output]: ...
+
+    async def __anext__(self) -> Output: ...
+
+    def finish(self, index: int) -> None:
+        """Stop generating this choice. No more Outputs of it come."""
+
+
+class Engine(Protocol):
+    """What the API needs of an engine."""
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """None until the worker was ready once."""
+
+    @property
+    def status(self) -> EngineStatus:
+        """How it is now."""
+
+    def generate(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        *,
+        num_choices: int = 1,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> AbstractAsyncContextManager[Generation]:
+        """Generate; leaving the block, for whatever reason, aborts what is not finished.
+
+        Entering raises QueueFull, NotReady, Draining or EngineDead.
+        """
+
+
+class _Choice:
+    """One sequence as the client sees it: enough to go on with it in a new worker."""
+
+    __slots__ = (
+        "emitted",
+        "finished",
+        "generation",
+        "index",
+        "logprobs",
+        "num_cached",
+        "num_read",
+        "prompt_logprobs",
+        "sequence_id",
+    )
+
+    def __init__(self, generation: "_Generation", index: int, sequence_id: int) -> None:
+        self.generation = generation
+        self.index = index
+        self.sequence_id = sequence_id
+        self.emitted: list[int] = []
+        self.num_read = 0
+        self.num_cached = 0
+        self.logprobs: list[TokenLogprobs] = []
+        self.prompt_logprobs: list[TokenLogprobs] = []
+        self.finished: Finished | None = None
+
+    def take(self) -> Output:
+        """Everything since the last call."""
+        params, first = self.generation.params, self.num_read == 0
+        output = Output(index=self.index, token_ids=self.emitted[self.num_read :], num_cached=self.num_cached)
+        self.num_read = len(self.emitted)
+        if params.logprobs is not None:
+            output.logprobs, self.logprobs = self.logprobs, []
+        if params.prompt_logprobs is not None and first:
+            output.prompt_logprobs = self.prompt_logprobs
+        if self.finished is not None:
+            output.finish_reason = self.finished.reason
+            output.stop_token_id = self.finished.stop_token_id
+            output.error = self.finished.error
+        return output
+
+
+class _Generation:
+    """The outputs of one request as an async iterator."""
+
+    def __init__(self, client: "EngineClient", prompt_ids: list[int], params: SamplingParams, priority: int) -> None:
+        self.prompt_ids = prompt_ids
+        self.params = params
+        self.priority = priority
+        self.cache_salt = ""
+        self.choices: dict[int, _Choice] = {}
+        """The choices whose end was not read yet, by index."""
+        self.num_deaths = 0
+        """How many workers died while they had this request."""
+        self._client = client
+        self._news: deque[_Choice] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        return self
+
+    async def __anext__(self) -> Output:
+        while not self._news:
+            if not self.choices:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        choice = self._news.popleft()
+        if choice.finished is not None:
+            del self.choices[choice.index]
+        return choice.take()
+
+    def finish(self, index: int) -> None:
+        """Stop generating this choice. No more Outputs of it come."""
+        choice = self.choices.pop(index, None)
+        if choice is not None:
+            with suppress(ValueError):
+                self._news.remove(choice)
+            self._client.drop([choice])
+
+    def tell(self, choice: _Choice) -> None:
+        """Note that a choice has something new to read."""
+        if choice not in self._news:
+            self._news.append(choice)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def to_request(self) -> Request | None:
+        """What a worker must be sent to generate all that is missing, or None."""
+        pending = [c for c in self.choices.values() if c.finished is None]
+        if not pending:
+            return None
+        params = self.params
+        if any(choice.emitted for choice in pending):
+            params = msgspec.structs.replace(params, prompt_logprobs=None)
+        choices = [Choice(c.sequence_id, c.index, c.emitted) for c in pending]
+        return Request(
+            prompt_ids=self.prompt_ids,
+            params=params,
+            choices=choices,
+            priority=self.priority,
+            cache_salt=self.cache_salt,
+        )
+
+
+class EngineClient:
+    """Runs a worker, feeds it requests, hands out what it answers, and starts a new one when it dies.
+
+    Prompt and emitted tokens of every request are kept here, and a token is a function of prompt, parameters and
+    position, so requests go on in the new worker where they stood.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], *, max_waiting: int, hang_timeout_s: float) -> None:
+        """`max_waiting`: sequences accepted beyond those that can run at once. `hang_timeout_s`: longest silence of a
+        worker that has work before it is taken for dead."""
+        self.model: ModelInfo | None = None
+        self._connect = connect
+        self._max_waiting = max_waiting
+        self._hang_timeout_s = hang_timeout_s
+        self._phase: Phase = "starting"
+        self._detail = "starting the worker"
+        self._fraction = 0.0
+        self._stats = NO_STATS
+        self._num_restarts = 0
+        self._choices: dict[int, _Choice] = {}
+        """Unfinished sequences by id."""
+        self._generations: dict[int, _Generation] = {}
+        """Requests with unfinished sequences, by the id of their first."""
+        self._held: deque[_Generation] = deque()
+        """Accepted, and not sent to the worker yet: it restarts, or another request runs alone."""
+        self._solo: deque[_Generation] = deque()
+        """Requests that must run alone because workers died under them."""
+        self._alone: _Generation | None = None
+        """The one of them that runs now."""
+        self._next_id = 0
+        self._connection: Connection | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def status(self) -> EngineStatus:
+        """How it is now."""
+        return EngineStatus(
+            phase=self._phase,
+            detail=self._detail,
+            fraction=self._fraction,
+            stats=self._stats,
+            num_restarts=self._num_restarts,
+            num_in_flight=len(self._choices),
+        )
+
+    async def start(self) -> None:
+        """Begin to start the worker; `status` tells when it is ready."""
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; running ones go on."""
+        self._phase, self._detail = "draining", "shutting down"
+
+    async def stop(self) -> None:
+        """End the worker; requests still running end with an error."""
+        self.drain()
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._supervisor
+        self._fail(list(self._choices.values()), "the server shut down before this request was finished")
+
+    @asynccontextmanager
+    async def generate(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        *,
+        num_choices: int = 1,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> AsyncIterator[Generation]:
+        """Generate; leaving the block, for whatever reason, aborts what is not finished."""
+        self._check_admission(num_choices)
+        generation = _Generation(self, prompt_ids, params, priority)
+        generation.cache_salt = cache_salt
+        first_id = self._next_id
+        self._next_id += num_choices
+        for index in range(num_choices):
+            choice = _Choice(generation, index, first_id + index)
+            generation.choices[index] = self._choices[choice.sequence_id] = choice
+        self._generations[first_id] = generation
+        self._held.append(generation)
+        self._send_held()
+        try:
+            yield generation
+        finally:
+            del self._generations[first_id]
+            self.drop(list(generation.choices.values()))
+            generation.choices.clear()
+            self._send_held()
+
+    def drop(self, choices: Iterable[_Choice]) -> None:
+        """Stop generating these choices, and forget them."""
+        ids = [c.sequence_id for c in choices if self._choices.pop(c.sequence_id, None) is not None]
+        if ids and self._connection is not None:
+            self._connection.send(Abort(ids))
+
+    def _check_admission(self, num_choices: int) -> None:
+        if self._phase == "starting":
+            raise NotReady(f"the model is not ready yet: {self._detail}")
+        if self._phase == "draining":
+            raise Draining("the server is shutting down")
+        if self._phase == "dead":
+            raise EngineDead(f"the model worker is not running: {self._detail}")
+        assert self.model is not None
+        limit = self.model.max_num_seqs + self._max_waiting
+        if len(self._choices) + num_choices > limit:
+            raise QueueFull(f"{len(self._choices)} of {limit} places are taken and {num_choices} more were asked for")
+
+    def _send_held(self) -> None:
+        """Send what waits here, unless a request must run alone first."""
+        if self._connection is None or self._phase in ("starting", "restarting", "dead"):
+            return
+        if self._alone is not None and self._is_running(self._alone):
+            return
+        self._alone = None
+        if self._solo:
+            if not self._is_worker_busy():
+                self._alone = self._solo.popleft()
+                logger.warning("event=solo_run num_deaths=%d", self._alone.num_deaths)
+                self._send(self._alone)
+            return
+        while self._held:
+            self._send(self._held.popleft())
+
+    def _is_running(self, generation: _Generation) -> bool:
+        return any(choice.sequence_id in self._choices for choice in generation.choices.values())
+
+    def _is_worker_busy(self) -> bool:
+        unsent = {id(generation) for generation in [*self._held, *self._solo]}
+        return any(id(choice.generation) not in unsent for choice in self._choices.values())
+
+    def _send(self, generation: _Generation) -> None:
+        request = generation.to_request()
+        if request is not None:
+            assert self._connection is not None
+            self._connection.send(request)
+
+    async def _supervise(self) -> None:
+        deaths = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            try:
+                async with self._connect() as connection:
+                    self._connection = connection
+                    await self._follow(connection)
+            except WorkerDied as death:
+                reason = str(death)
+            finally:
+                self._connection = None
+            if self._phase == "dead":
+                return
+            if loop.time() - started > HEALTHY_AFTER_S:
+                deaths = 0
+            deaths += 1
+            logger.error("event=worker_died reason=%r in_flight=%d deaths=%d", reason, len(self._choices), deaths)
+            if deaths >= len(RESTART_DELAYS_S):
+                self._give_up(f"the worker died {deaths} times in a row, last: {reason}")
+                return
+            self._requeue_after_death()
+            await asyncio.sleep(RESTART_DELAYS_S[deaths - 1])
+            self._num_restarts += 1
+
+    async def _follow(self, connection: Connection) -> None:
+        """Take in what the worker says until it dies (WorkerDied) or can't start (phase dead)."""
+        last_heard = asyncio.get_running_loop().time()
+        while True:
+            message = await connection.receive(timeout_s=1.0)
+            now = asyncio.get_running_loop().time()
+            if message is None:
+                if self._choices and self._phase != "starting" and now - last_heard > self._hang_timeout_s:
+                    connection.kill()
+                    raise WorkerDied(f"no sign of life for {now - last_heard:.0f} s")
+                if not self._choices:
+                    last_heard = now
+                continue
+            last_heard = now
+            match message:
+                case StepResult():
+                    self._take_step(message)
+                case Loading():
+                    self._detail, self._fraction = message.phase, message.fraction
+                case Ready():
+                    self._become_ready(message.model)
+                case Failed():
+                    self._give_up(message.reason)
+                    return
+
+    def _become_ready(self, model: ModelInfo) -> None:
+        self.model = model
+        self._stats = NO_STATS
+        if self._phase != "draining":
+            self._phase, self._detail, self._fraction = "ready", "serving", 1.0
+        self._send_held()
+
+    def _take_step(self, step: StepResult) -> None:
+        choices = self._choices
+        self._stats = step.stats
+        for started in step.started:
+            if choice := choices.get(started.sequence_id):
+                choice.num_cached = started.num_cached
+        for sequence_id, entries in step.prompt_logprobs.items():
+            if choice := choices.get(sequence_id):
+                choice.prompt_logprobs += entries
+        for sequence_id, token_id in zip(step.sequence_ids, step.token_ids, strict=True):
+            choice = choices.get(sequence_id)
+            if choice is not None:  # else it was dropped, and the worker hasn't read that yet
+                choice.emitted.append(token_id)
+                if step.logprobs and sequence_id in step.logprobs:
+                    choice.logprobs.append(step.logprobs[sequence_id])
+                choice.generation.tell(choice)
+        for finished in step.finished:
+            if choice := choices.pop(finished.sequence_id, None):
+                choice.finished = finished
+                choice.generation.tell(choice)
+        if step.finished and (self._held or self._solo):
+            self._send_held()
+
+    def _requeue_after_death(self) -> None:
+        """Take every request back from a dead worker; the next one will go on with them."""
+        if self._phase == "ready":
+            self._phase = "restarting"
+        self._detail, self._fraction = "starting a new worker", 0.0
+        unsent = {id(generation) for generation in [*self._held, *self._solo]}
+        again: list[_Generation] = []
+        for generation in self._generations.values():
+            if id(generation) in unsent:
+                continue
+            generation.num_deaths += 1
+            unfinished = [c for c in generation.choices.values() if c.finished is None]
+            if generation.num_deaths > DEATHS_BEFORE_SOLO:
+                self._fail(unfinished, "the model worker died repeatedly while it ran this request")
+            elif generation.num_deaths == DEATHS_BEFORE_SOLO:
+                self._solo.append(generation)
+            else:
+                again.append(generation)
+            for choice in unfinished:
+                if not choice.emitted:
+                    choice.prompt_logprobs = []
+        self._held.extendleft(reversed(again))
+
+    def _give_up(self, reason: str) -> None:
+        self._phase, self._detail = "dead", reason
+        self._held.clear()
+        self._solo.clear()
+        self._fail(list(self._choices.values()), "the model worker is not running")
+
+    def _fail(self, choices: Iterable[_Choice], error: str) -> None:
+        for choice in choices:
+            self._choices.pop(choice.sequence_id, None)
+            choice.finished = Finished(choice.sequence_id, "error", error)
+            choice.generation.tell(choice)

@@ -1,0 +1,123 @@
+"""A worker process and the socket to it."""
+
+import asyncio
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from server.engine.messages import FromWorker, ToWorker, WorkerConfig
+
+logger = logging.getLogger(__name__)
+
+# How long a worker may take to end by itself once its input is closed.
+EXIT_GRACE_S = 5.0
+
+
+class WorkerDied(Exception):
+    """The worker process ended, or must be taken for dead; the text says how."""
+
+
+class Connection:
+    """Starts a worker process, talks with it over a private ipc socket, and ends it.
+
+    The process is started by the constructor, so that it can be on its way before anything else is imported: its start
+    takes longest. Use as an async context manager: leaving it ends the process.
+    """
+
+    def __init__(self, config: WorkerConfig) -> None:
+        # mkdtemp makes it 0700: nobody else can reach the socket.
+        self._directory = Path(tempfile.mkdtemp(prefix="nexttoken-"))
+        self._address = f"ipc://{self._directory}/worker"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "server.engine.worker", self._address, msgspec.json.encode(config).decode()],
+            stdin=subprocess.PIPE,
+        )
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        # Unlimited queues: what is in them is bounded by the number of requests that the client admits.
+        self._socket.set_hwm(0)
+        self._socket.bind(self._address)
+        self._exited: asyncio.Future[int] = loop.create_future()
+        self._pending: asyncio.Future[bytes] | None = None
+
+        def tell(code: int) -> None:
+            if not self._exited.done():
+                self._exited.set_result(code)
+
+        def wait_for_exit() -> None:
+            code = self._process.wait()
+            with suppress(RuntimeError):  # the loop is closed: nobody asks any more
+                loop.call_soon_threadsafe(tell, code)
+
+        # A daemon, so that a worker that can't be killed doesn't keep us from ending.
+        Thread(target=wait_for_exit, name="worker-exit", daemon=True).start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+        await self._end_process()
+        self._context.destroy(linger=0)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def send(self, message: ToWorker) -> None:
+        """Queue a message for the worker."""
+        # The queue is unlimited, so this is done when it returns; what it returns is a future nobody needs.
+        zmq.Socket.send(self._socket, self._encode(message), zmq.NOBLOCK)
+
+    async def receive(self, timeout_s: float) -> FromWorker | None:
+        """The next message, or None if none came in time. Raises WorkerDied when the process has ended."""
+        if self._pending is None:
+            self._pending = asyncio.ensure_future(self._socket.recv())
+        await asyncio.wait((self._pending, self._exited), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._pending.done():
+            data, self._pending = self._pending.result(), None
+            try:
+                return self._decoder.decode(data)
+            except msgspec.MsgspecError as error:
+                logger.error("event=bad_message_from_worker error=%r", str(error))
+                return None
+        if self._exited.done():
+            raise WorkerDied(_describe_exit(self._exited.result()))
+        return None
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+
+    async def _end_process(self) -> None:
+        """Close the worker's input, which asks it to end, and kill it if it doesn't."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._exited), EXIT_GRACE_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._exited
+
+
+def _describe_exit(code: int) -> str:
+    return f"exited with status {code}" if code >= 0 else f"killed by signal {-code}"

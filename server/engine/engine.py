@@ -1,0 +1,92 @@
+"""The engine: scheduler and runner joined into add, abort and step. No I/O."""
+
+from typing import Literal, Protocol
+
+from model.batch import Batch, StepOutput
+from server.engine.messages import Finished, Request, Started, Stats, StepResult
+from server.engine.scheduler import Progress, Scheduler, SchedulerLimits
+from server.engine.sequence import Sequence
+
+
+class Runner(Protocol):
+    """What computes a batch: `model.runner.ModelRunner`, or a fake in tests."""
+
+    def run(self, batch: Batch) -> StepOutput:
+        """Compute the batch's tokens and draw the next ones."""
+
+
+class Engine:
+    """Generates for many requests at once, one step a call."""
+
+    def __init__(self, runner: Runner, limits: SchedulerLimits, max_model_len: int, eos_token_ids: frozenset[int]):
+        self._runner = runner
+        self._scheduler = Scheduler(limits)
+        self._max_model_len = max_model_len
+        self._eos_token_ids = eos_token_ids
+        self._rejected: list[Finished] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self._scheduler.has_work or bool(self._rejected)
+
+    def add(self, request: Request) -> None:
+        """Queue a request's choices."""
+        params = request.params
+        room = self._max_model_len - len(request.prompt_ids)
+        if not request.prompt_ids or room < params.max_tokens:
+            # The API checked this; here it only keeps a wrong request from harming the others.
+            error = f"{len(request.prompt_ids)} prompt tokens and {params.max_tokens} more don't fit the model"
+            self._rejected += [Finished(choice.sequence_id, "error", error) for choice in request.choices]
+            return
+        for choice in request.choices:
+            sequence = Sequence(
+                id=choice.sequence_id,
+                token_ids=[*request.prompt_ids, *choice.emitted],
+                num_prompt=len(request.prompt_ids),
+                params=params,
+                eos_token_ids=frozenset() if params.ignore_eos else self._eos_token_ids,
+                choice=choice.index,
+                priority=request.priority,
+                salt=request.cache_salt.encode(),
+                request=request.choices[0].sequence_id.to_bytes(8, "little"),
+            )
+            self._scheduler.add(sequence)
+
+    def abort(self, sequence_ids: list[int]) -> None:
+        """Drop sequences and free what they hold. Unknown ids are ignored."""
+        for sequence_id in sequence_ids:
+            self._scheduler.abort(sequence_id)
+
+    def step(self) -> StepResult:
+        """Compute one batch."""
+        batch = self._scheduler.schedule()
+        progress = self._scheduler.update(self._runner.run(batch)) if batch.slots else Progress()
+        rejected, self._rejected = self._rejected, []
+        return StepResult(
+            sequence_ids=[sequence.id for sequence in progress.sequences],
+            token_ids=progress.token_ids,
+            stats=self.stats(),
+            started=[Started(sequence.id, sequence.num_cached) for sequence in self._scheduler.take_started()],
+            finished=rejected + [_finished(sequence, reason) for sequence, reason in progress.finished],
+            logprobs=progress.logprobs,
+            prompt_logprobs=progress.prompt_logprobs,
+        )
+
+    def stats(self) -> Stats:
+        """The state of queue and cache."""
+        scheduler = self._scheduler
+        return Stats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_blocks_used=scheduler.pool.num_held,
+            num_preemptions=scheduler.num_preemptions,
+            prefix_hit_tokens=scheduler.prefix_hit_tokens,
+            prefix_query_tokens=scheduler.prefix_query_tokens,
+        )
+
+
+def _finished(sequence: Sequence, reason: Literal["stop", "length", "error"]) -> Finished:
+    if reason == "error":
+        return Finished(sequence.id, reason, "the model computed no valid next token")
+    return Finished(sequence.id, reason, stop_token_id=sequence.token_ids[-1] if reason == "stop" else None)

@@ -1,0 +1,366 @@
+"""What to compute next: a pure state machine over sequences and blocks (no torch, no clock, no I/O)."""
+
+from array import array
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from model.batch import NO_TOKEN, Batch, Join, StepOutput, TokenLogprobs
+from server.engine.block_pool import BlockPool, chain_hash
+from server.engine.sequence import Sequence
+
+# How often others may be let in before a waiting sequence that lacks blocks; then the door stays shut until it fits.
+MAX_PASSES = 64
+
+
+@dataclass(slots=True, frozen=True)
+class SchedulerLimits:
+    """What the scheduler may spend."""
+
+    max_num_seqs: int
+    """Sequences that can run at once: the number of slots."""
+    max_step_tokens: int
+    """The token budget of a step; at least `max_num_seqs`, so that every running sequence can decode."""
+    num_blocks: int
+    block_size: int
+    prefix_caching: bool = True
+    """Off, blocks are shared only within one request."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a step brought, for the engine to report."""
+
+    sequences: list[Sequence] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    """`token_ids[i]` is the new token of `sequences[i]`."""
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    """By sequence id."""
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
+    """By sequence id."""
+    finished: list[tuple[Sequence, Literal["stop", "length", "error"]]] = field(default_factory=list)
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill, prefix caching, priorities and preemption by recompute.
+
+    Each step: `schedule()` gives a batch, the runner computes it, `update()` takes the result. Sequences run in order
+    of rank (priority, then arrival). When blocks run out, the last one in that order is preempted: it gives its blocks
+    back and waits to be computed again. The first in order is never preempted, so some sequence always ends.
+    """
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        assert limits.max_step_tokens >= limits.max_num_seqs
+        self.limits = limits
+        self.pool = BlockPool(limits.num_blocks, limits.block_size)
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self.prefix_hit_tokens = 0
+        self.prefix_query_tokens = 0
+        self._sequences: dict[int, Sequence] = {}
+        self._free_slots = list(range(limits.max_num_seqs - 1, -1, -1))
+        self._num_arrived = 0
+        # Full blocks that a running sequence is about to compute. Who needs the same content waits for it instead.
+        self._in_progress: dict[bytes, Sequence] = {}
+        self._scheduled: list[Sequence] = []
+        self._started: list[Sequence] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence waits or runs."""
+        return bool(self._sequences)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence behind those of its priority."""
+        self._num_arrived += 1
+        sequence.arrival = self._num_arrived
+        self._sequences[sequence.id] = sequence
+        self._extend_hashes(sequence, len(sequence.token_ids))
+        insort(self.waiting, sequence, key=_rank)
+
+    def abort(self, sequence_id: int) -> bool:
+        """Forget a sequence wherever it is. False if it isn't here (any more)."""
+        sequence = self._sequences.get(sequence_id)
+        if sequence is None:
+            return False
+        if sequence.slot < 0:
+            self.waiting.remove(sequence)
+        else:
+            self._leave(sequence)
+        del self._sequences[sequence_id]
+        return True
+
+    def take_started(self) -> list[Sequence]:
+        """Sequences scheduled for the first time since the last call."""
+        started, self._started = self._started, []
+        return started
+
+    def schedule(self) -> Batch:
+        """The next step's batch. Empty only when nothing waits or runs."""
+        batch = Batch()
+        self._scheduled = []
+        self._preempt_for_priority()
+        shares = self._share_budget()
+        budget = self.limits.max_step_tokens
+        position = 0
+        # The list may lose its tail while this runs: preemption takes from the end.
+        while position < len(self.running):
+            sequence = self.running[position]
+            position += 1
+            wanted = len(sequence.token_ids) - sequence.num_computed
+            if wanted > 1:
+                wanted = shares[sequence.id]
+            num_new = self._grow(sequence, wanted, batch)
+            if num_new:
+                self._put(sequence, num_new, batch)
+                budget -= num_new
+        self._admit(budget, batch)
+        return batch
+
+    def update(self, output: StepOutput) -> Progress:
+        """Take the result of the batch that `schedule` gave last."""
+        progress = Progress()
+        token_ids = output.token_ids
+        for row, sequence in enumerate(self._scheduled):
+            if row in output.prompt_logprobs:
+                self._hand_out_prompt_logprobs(sequence, output.prompt_logprobs[row], progress)
+            token = token_ids[row]
+            if token == NO_TOKEN:
+                progress.finished.append((sequence, "error"))
+                continue
+            self._register_full_blocks(sequence)
+            if token >= 0:
+                self._take_token(sequence, token, progress)
+                if row in output.logprobs:
+                    progress.logprobs[sequence.id] = output.logprobs[row]
+        for sequence, _ in progress.finished:
+            self._leave(sequence)
+            del self._sequences[sequence.id]
+        return progress
+
+    def check(self) -> None:
+        """Raise AssertionError if blocks, slots or lists disagree. For tests: costs O(blocks)."""
+        self.pool.check(sequence.blocks for sequence in self.running)
+        slots = [sequence.slot for sequence in self.running]
+        assert sorted(slots + self._free_slots) == list(range(self.limits.max_num_seqs)), (
+            "a slot is lost or taken twice"
+        )
+        assert all(s.slot < 0 and not s.blocks and not s.num_computed for s in self.waiting), "a waiting sequence holds"
+        assert {s.id for s in self.waiting} | {s.id for s in self.running} == set(self._sequences)
+        assert self.running == sorted(self.running, key=_rank)
+        assert self.waiting == sorted(self.waiting, key=_rank)
+        assert all(owner in self.running for owner in self._in_progress.values())
+
+    def _preempt_for_priority(self) -> None:
+        """Make room for a waiting sequence that is more urgent than one that runs."""
+        while self.waiting and self.running and self.waiting[0].priority < self.running[-1].priority:
+            needed = self._num_blocks_for(len(self.waiting[0].token_ids))
+            if self._free_slots and needed <= self.pool.num_available:
+                return
+            self._preempt(self.running[-1])
+
+    def _share_budget(self) -> dict[int, int]:
+        """How many tokens each unfinished running prompt may compute in this step, by sequence id.
+
+        What decoding leaves is split: half for the first prompt in order of rank, so that it can't starve; the other
+        half for the shortest ones, running or waiting, so that they don't queue behind a long one. Either takes what
+        the other leaves over.
+        """
+        prompts = [s for s in self.running if len(s.token_ids) - s.num_computed > 1]
+        if not prompts:
+            return {}
+        budget = self.limits.max_step_tokens - (len(self.running) - len(prompts))
+        first = prompts[0]
+        others = sorted(prompts[1:] + (self.waiting if self._free_slots else []), key=_shortness)
+        shares = {first.id: _first_share(first, others, budget)}
+        budget -= shares[first.id]
+        for sequence in others:
+            shares[sequence.id] = min(sequence.num_to_compute, budget)
+            budget -= shares[sequence.id]
+        return shares
+
+    def _grow(self, sequence: Sequence, num_new: int, batch: Batch) -> int:
+        """Give a running sequence the blocks for its next tokens, preempting from the end of the line if need be.
+
+        Returns for how many of `num_new` tokens it has blocks now: fewer, even 0, if it is itself the last in line.
+        """
+        needed = self._num_blocks_for(sequence.num_computed + num_new) - len(sequence.blocks)
+        if needed <= 0:
+            return num_new
+        while needed > self.pool.num_available and self.running[-1] is not sequence:
+            self._preempt(self.running[-1])
+        self._allocate(sequence, min(needed, self.pool.num_available), batch)
+        return min(num_new, len(sequence.blocks) * self.limits.block_size - sequence.num_computed)
+
+    def _admit(self, budget: int, batch: Batch) -> None:
+        """Let waiting sequences in: the first in rank, then the shortest, while slots, blocks and budget last."""
+        if not (self.waiting and self._free_slots and budget):
+            return
+        first, *others = self.waiting
+        others.sort(key=_shortness)
+        limit = _first_share(first, others, budget)
+        for sequence in [first, *others]:
+            if not (self._free_slots and budget):
+                return
+            cached = self._find_cached(sequence)
+            if self._is_in_progress(sequence, len(cached)):
+                continue
+            if self._fits(sequence, cached):
+                self._enter(sequence, cached, batch)
+                num_new = self._grow(sequence, min(sequence.num_to_compute, budget, limit), batch)
+                self._put(sequence, num_new, batch)
+                budget -= num_new
+            elif sequence is first:
+                first.num_passes += 1
+                if first.num_passes > MAX_PASSES:
+                    return
+            limit = budget
+
+    def _find_cached(self, sequence: Sequence) -> list[int]:
+        # At least one token is left to compute, since its logits are wanted.
+        most = len(sequence.token_ids) - 1
+        if sequence.params.prompt_logprobs is not None and sequence.num_prompt_logprobs < sequence.num_prompt - 1:
+            # Cached blocks hold no logits: whoever wants the prompt's must compute it.
+            most = sequence.num_prompt_logprobs
+        return self.pool.find(sequence.block_hashes[: most // self.limits.block_size])
+
+    def _is_in_progress(self, sequence: Sequence, num_cached_blocks: int) -> bool:
+        hashes = sequence.block_hashes
+        if num_cached_blocks >= min(len(hashes), (len(sequence.token_ids) - 1) // self.limits.block_size):
+            return False
+        return sequence.params.prompt_logprobs is None and hashes[num_cached_blocks] in self._in_progress
+
+    def _fits(self, sequence: Sequence, cached: list[int]) -> bool:
+        """Whether all that it has to compute fits now. With nothing else running, one block is enough to begin."""
+        available = self.pool.num_available - self.pool.num_cached_among(cached)
+        needed = self._num_blocks_for(len(sequence.token_ids)) - len(cached)
+        return needed <= available or (not self.running and available > 0)
+
+    def _enter(self, sequence: Sequence, cached: list[int], batch: Batch) -> None:
+        """Move a sequence from waiting to running: a slot, and the cached blocks of its beginning."""
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=_rank)
+        sequence.slot = self._free_slots.pop()
+        sequence.num_passes = 0
+        self.pool.hold(cached)
+        self._record_blocks(sequence, cached, batch)
+        sequence.num_registered = len(cached)
+        sequence.num_computed = len(cached) * self.limits.block_size
+        for key in sequence.block_hashes[len(cached) :]:
+            self._in_progress.setdefault(key, sequence)
+        params = sequence.params
+        batch.joins.append(Join(sequence.slot, list(sequence.token_ids), sequence.num_prompt, sequence.choice, params))
+        if not sequence.is_started:
+            sequence.is_started = True
+            sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
+            self.prefix_hit_tokens += sequence.num_cached
+            self.prefix_query_tokens += sequence.num_prompt
+            self._started.append(sequence)
+
+    def _put(self, sequence: Sequence, num_new: int, batch: Batch) -> None:
+        batch.slots.append(sequence.slot)
+        batch.num_computed.append(sequence.num_computed)
+        batch.num_new.append(num_new)
+        sequence.num_computed += num_new
+        batch.is_sampled.append(sequence.num_computed == len(sequence.token_ids))
+        self._scheduled.append(sequence)
+
+    def _take_token(self, sequence: Sequence, token: int, progress: Progress) -> None:
+        params = sequence.params
+        if params.max_tokens == 0:
+            progress.finished.append((sequence, "length"))
+            return
+        sequence.token_ids.append(token)
+        progress.sequences.append(sequence)
+        progress.token_ids.append(token)
+        if token in sequence.eos_token_ids or token in params.stop_token_ids:
+            progress.finished.append((sequence, "stop"))
+        elif len(sequence.token_ids) - sequence.num_prompt >= params.max_tokens:
+            progress.finished.append((sequence, "length"))
+
+    def _hand_out_prompt_logprobs(self, sequence: Sequence, entries: list[TokenLogprobs], progress: Progress) -> None:
+        # After a preemption the first of them were handed out before.
+        start = sequence.num_prompt_logprobs
+        end = min(sequence.num_computed, sequence.num_prompt - 1)
+        if end > start:
+            progress.prompt_logprobs[sequence.id] = entries[len(entries) - (end - start) :]
+            sequence.num_prompt_logprobs = end
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.num_preemptions += 1
+        self._leave(sequence)
+        insort(self.waiting, sequence, key=_rank)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Take a running sequence's slot and blocks back. The one place where blocks are freed."""
+        self.running.remove(sequence)
+        self._free_slots.append(sequence.slot)
+        for key in sequence.block_hashes[sequence.num_registered :]:
+            if self._in_progress.get(key) is sequence:
+                del self._in_progress[key]
+        self.pool.release(sequence.blocks)
+        sequence.slot = -1
+        sequence.blocks = []
+        sequence.num_computed = 0
+        sequence.num_registered = 0
+
+    def _register_full_blocks(self, sequence: Sequence) -> None:
+        """Make the blocks that a step has filled findable."""
+        num_full = sequence.num_computed // self.limits.block_size
+        if num_full == sequence.num_registered:
+            return
+        self._extend_hashes(sequence, sequence.num_computed)
+        for index in range(sequence.num_registered, num_full):
+            key = sequence.block_hashes[index]
+            self.pool.register(sequence.blocks[index], key)
+            if self._in_progress.get(key) is sequence:
+                del self._in_progress[key]
+        sequence.num_registered = num_full
+
+    def _extend_hashes(self, sequence: Sequence, num_tokens: int) -> None:
+        """Hash the full blocks among the first `num_tokens` tokens, as far as that was not done before."""
+        size, hashes = self.limits.block_size, sequence.block_hashes
+        start, end = len(hashes), num_tokens // size
+        if start == end:
+            return
+        data = array("q", sequence.token_ids[start * size : end * size]).tobytes()
+        parent = hashes[-1] if hashes else self._root(sequence)
+        for offset in range(0, len(data), 8 * size):
+            parent = chain_hash(parent, data[offset : offset + 8 * size])
+            hashes.append(parent)
+
+    def _root(self, sequence: Sequence) -> bytes:
+        """What a sequence's chain of hashes starts from: the salt, or its request where only that may share."""
+        if self.limits.prefix_caching:
+            return chain_hash(b"salt", sequence.salt)
+        return chain_hash(b"request", sequence.request)
+
+    def _allocate(self, sequence: Sequence, count: int, batch: Batch) -> None:
+        self._record_blocks(sequence, self.pool.allocate(count), batch)
+
+    def _record_blocks(self, sequence: Sequence, blocks: list[int], batch: Batch) -> None:
+        """Append to a sequence's block table, here and (through the batch) in the runner."""
+        index = len(sequence.blocks)
+        batch.block_slots += [sequence.slot] * len(blocks)
+        batch.block_indexes += range(index, index + len(blocks))
+        batch.block_ids += blocks
+        sequence.blocks += blocks
+
+    def _num_blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.limits.block_size)
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return sequence.priority, sequence.arrival
+
+
+def _shortness(sequence: Sequence) -> tuple[int, int, int]:
+    return sequence.priority, len(sequence.token_ids) - sequence.num_computed, sequence.arrival
+
+
+def _first_share(first: Sequence, others: Iterable[Sequence], budget: int) -> int:
+    """What the first of several prompts may compute: half the budget, and what the others leave of the rest."""
+    wanted_by_others = sum(sequence.num_to_compute for sequence in others)
+    return min(first.num_to_compute, budget - min(budget // 2, wanted_by_others))

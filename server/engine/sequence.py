@@ -1,0 +1,56 @@
+"""The state of one generation while the engine knows it."""
+
+from dataclasses import dataclass, field
+
+from model.batch import SamplingParams
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens known so far, and how many of them have their keys and values in the cache.
+
+    There are no phases: whatever lies between `num_computed` and `len(token_ids)` is to be computed, be it a prompt,
+    a part of one, the last drawn token, or everything again after a preemption.
+    """
+
+    id: int
+    token_ids: list[int]
+    """Prompt, then generated."""
+    num_prompt: int
+    params: SamplingParams
+    eos_token_ids: frozenset[int]
+    """The tokens that end it (empty with `ignore_eos`)."""
+    choice: int = 0
+    priority: int = 0
+    arrival: int = 0
+    """Number in order of arrival; the rank of a sequence is (priority, arrival), lower first."""
+    salt: bytes = b""
+    """Cached blocks are shared among sequences of the same salt only."""
+    request: bytes = b""
+    """Names the request it belongs to."""
+    num_computed: int = 0
+    num_cached: int = 0
+    """Prompt tokens that were found in the prefix cache when it was first scheduled."""
+    blocks: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Chained hashes of the full blocks of `token_ids`; a prefix of them, extended when needed."""
+    num_registered: int = 0
+    """How many of `blocks`, from the first on, are known to the prefix cache."""
+    num_prompt_logprobs: int = 0
+    """Prompt tokens whose log-probabilities were handed out."""
+    slot: int = -1
+    """Row in the runner's tables; -1 while waiting."""
+    num_passes: int = 0
+    """How often others were let in before it while it was first in line but lacked blocks."""
+    is_started: bool = False
+    """Whether it was ever scheduled."""
+
+    @property
+    def num_to_compute(self) -> int:
+        """Known tokens that are not in the cache; 1 for a sequence that just decodes."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens drawn so far."""
+        return len(self.token_ids) - self.num_prompt
