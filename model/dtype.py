@@ -1,0 +1,36 @@
+"""Which number format a model is served in."""
+
+import torch
+
+from model.config import ModelConfig
+from model.errors import UnsupportedModel
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def serving_dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The dtype called `name`, or for "auto" the one that is fastest here.
+
+    On a GPU that is the checkpoint's own 16-bit format, and bfloat16 for a float32 checkpoint (float16 where the card
+    is too old for bfloat16). On a CPU it is bfloat16 if the processor multiplies it in hardware (AVX512_BF16, AMX),
+    else float32: without such instructions bfloat16 products of several rows take many times as long.
+    Raises UnsupportedModel for other names.
+    """
+    if name != "auto":
+        if name not in DTYPES:
+            raise UnsupportedModel(f"dtype {name!r} is not supported; auto, {', '.join(DTYPES)} are")
+        return DTYPES[name]
+    if device.type == "cpu":
+        return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+    if config.stored_dtype == "float16" or not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
