@@ -5,24 +5,17 @@ from typing import Literal
 import msgspec
 
 from model.batch import SamplingParams, TokenLogprobs
+from model.description import ModelInfo as ModelInfo
+from model.description import RunnerOptions
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is started with. None means: choose by the model and the device."""
+    """What a worker is started with."""
 
-    model_dir: str
-    device: str = "auto"
-    dtype: str = "auto"
-    max_model_len: int | None = None
-    max_num_seqs: int = 256
-    max_step_tokens: int | None = None
-    block_size: int = 16
-    kv_cache_bytes: int | None = None
-    gpu_memory_utilization: float = 0.9
+    runner: RunnerOptions
     prefix_caching: bool = True
-    num_threads: int | None = None
 
 
 class Choice(msgspec.Struct, frozen=True, array_like=True):
@@ -57,27 +50,6 @@ class Loading(msgspec.Struct, frozen=True, tag=True):
 
     phase: str
     fraction: float
-
-
-class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker serves."""
-
-    architecture: str
-    num_parameters: int
-    dtype: str
-    device: str
-    attention: str
-    """Name of the attention back end."""
-    vocab_size: int
-    max_model_len: int
-    max_num_seqs: int
-    max_step_tokens: int
-    block_size: int
-    num_blocks: int
-    eos_token_ids: list[int]
-    bos_token_id: int | None
-    weights_bytes: int
-    kv_cache_bytes: int
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

@@ -1,0 +1,39 @@
+"""What a runner is made with, and what it turned out to be: plain data, no torch."""
+
+import msgspec
+
+
+class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to serve a model; None and "auto" mean: chosen by model and device."""
+
+    model_dir: str
+    device: str = "auto"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 256
+    max_step_tokens: int | None = None
+    block_size: int = 16
+    kv_cache_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
+    num_threads: int | None = None
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as it is served."""
+
+    architecture: str
+    num_parameters: int
+    dtype: str
+    device: str
+    attention: str
+    """Name of the attention back end."""
+    vocab_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_step_tokens: int
+    block_size: int
+    num_blocks: int
+    eos_token_ids: list[int]
+    bos_token_id: int | None
+    weights_bytes: int
+    kv_cache_bytes: int

@@ -1,0 +1,149 @@
+"""Runs batches: columns to step tensors, through the transformer and the sampler, and back to the host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.attention.base import AttentionBackend, StepTensors
+from model.batch import NOT_SAMPLED, Batch, Join, StepOutput, TokenLogprobs
+from model.sampler import Draws, Sampler, token_logprobs
+from model.transformer import Transformer
+
+# T tokens in the step, R sampled rows, S slots, L positions of a slot, E hidden size, V vocabulary
+
+# Logits of a prompt that wants its log-probabilities are made for this many positions at a time: at a vocabulary of
+# 128k one piece is 64 MiB.
+PROMPT_LOGPROB_ROWS = 128
+
+
+@dataclass(slots=True, frozen=True)
+class _Rows:
+    """A batch's columns as arrays."""
+
+    slots: NDArray[np.int64]
+    num_computed: NDArray[np.int64]
+    num_new: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    """Where each row's tokens end among the step's tokens."""
+
+
+class ModelRunner:
+    """Holds what the model knows of each slot: its tokens and block table here, its sampling parameters in the sampler.
+
+    Drawn tokens go into the token table on the device, from which the next step reads them, so no step waits for the
+    host to send back what the last one drew.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        backend: AttentionBackend[Any],
+        sampler: Sampler,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        block_size: int,
+    ) -> None:
+        self._model = model
+        self._backend = backend
+        self._sampler = sampler
+        self._device = model.device
+        self.block_size = block_size
+        # On the host: the back end's plan and the write positions are computed there.
+        self._block_tables = np.zeros((max_num_seqs, -(-max_model_len // block_size)), dtype=np.int32)
+        # Room for one more: the token drawn at the limit is stored, though nothing follows it.
+        self._tokens_SL = torch.zeros((max_num_seqs, max_model_len + 1), dtype=torch.int32, device=self._device)
+        self._joins: dict[int, Join] = {}
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> StepOutput:
+        """Compute the batch's tokens, draw a next token for the rows that reach their end."""
+        self._take_in(batch)
+        rows = _Rows(
+            slots=np.array(batch.slots, dtype=np.int64),
+            num_computed=np.array(batch.num_computed, dtype=np.int64),
+            num_new=np.array(batch.num_new, dtype=np.int64),
+            ends=np.cumsum(batch.num_new),
+        )
+        hidden_TE = self._model(self._step_tensors(rows), self._backend)
+        output = StepOutput(token_ids=[NOT_SAMPLED] * len(batch.slots))
+        sampled = np.flatnonzero(batch.is_sampled)
+        if sampled.size:
+            self._sample(hidden_TE, rows, sampled, output)
+        for row, slot in enumerate(batch.slots):
+            if self._joins[slot].params.prompt_logprobs is not None:
+                self._list_prompt(hidden_TE, rows, row, output)
+        return output
+
+    def _take_in(self, batch: Batch) -> None:
+        """Write what is new of slots and blocks into the tables."""
+        for join in batch.joins:
+            self._joins[join.slot] = join
+            token_ids = torch.tensor(join.token_ids, dtype=torch.int32)
+            self._tokens_SL[join.slot, : len(join.token_ids)] = token_ids.to(self._device, non_blocking=True)
+        self._sampler.join(batch.joins)
+        self._block_tables[batch.block_slots, batch.block_indexes] = batch.block_ids
+
+    def _step_tensors(self, rows: _Rows) -> StepTensors[Any]:
+        starts = rows.ends - rows.num_new
+        positions_T = np.arange(rows.ends[-1]) + np.repeat(rows.num_computed - starts, rows.num_new)
+        slots_T = np.repeat(rows.slots, rows.num_new)
+        blocks_T = self._block_tables[slots_T, positions_T // self.block_size].astype(np.int64)
+        write_T = blocks_T * self.block_size + positions_T % self.block_size
+        slots, positions, write = self._to_device(np.stack((slots_T, positions_T, write_T)))
+        return StepTensors(
+            token_ids_T=self._tokens_SL[slots, positions].long(),
+            positions_T=positions,
+            write_T=write,
+            plan=self._backend.plan(rows.slots, rows.num_computed, rows.num_new, self._block_tables),
+        )
+
+    def _sample(self, hidden_TE: Tensor, rows: _Rows, sampled: NDArray[np.int64], output: StepOutput) -> None:
+        slots = rows.slots[sampled]
+        num_tokens = (rows.num_computed + rows.num_new)[sampled]
+        last_R, slots_R, num_tokens_R = self._to_device(np.stack((rows.ends[sampled] - 1, slots, num_tokens)))
+        logits_RV = self._model.logits(hidden_TE.index_select(0, last_R))
+        draws = self._sampler.sample(logits_RV, slots.tolist(), num_tokens.tolist(), self._tokens_SL)
+        self._tokens_SL[slots_R, num_tokens_R] = draws.token_ids_R.int()
+        for row, token_id in zip(sampled.tolist(), draws.token_ids_R.tolist(), strict=True):
+            output.token_ids[row] = token_id
+        if draws.chosen_logprob_R is not None:
+            self._list_draws(draws, sampled.tolist(), slots.tolist(), output)
+
+    def _list_draws(self, draws: Draws, sampled: list[int], slots: list[int], output: StepOutput) -> None:
+        entries = _listed(draws.chosen_logprob_R, draws.top_ids_RK, draws.top_RK)
+        for row, slot, entry in zip(sampled, slots, entries, strict=True):
+            num_top = self._joins[slot].params.logprobs
+            if num_top is not None:
+                output.logprobs[row] = TokenLogprobs(entry.chosen, entry.top_ids[:num_top], entry.top[:num_top])
+
+    def _list_prompt(self, hidden_TE: Tensor, rows: _Rows, row: int, output: StepOutput) -> None:
+        """Log-probabilities of the prompt tokens that follow this row's tokens."""
+        join = self._joins[int(rows.slots[row])]
+        first = int(rows.num_computed[row])
+        last = min(first + int(rows.num_new[row]), join.num_prompt - 1)
+        offset = int(rows.ends[row] - rows.num_new[row]) - first
+        entries: list[TokenLogprobs] = []
+        for start in range(first, last, PROMPT_LOGPROB_ROWS):
+            stop = min(start + PROMPT_LOGPROB_ROWS, last)
+            logits_RV = self._model.logits(hidden_TE[offset + start : offset + stop])
+            chosen_R = self._tokens_SL[join.slot, start + 1 : stop + 1].long()
+            entries += _listed(*token_logprobs(logits_RV, chosen_R, join.params.prompt_logprobs or 0))
+        if entries:
+            output.prompt_logprobs[row] = entries
+
+    def _to_device(self, column: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(column).to(self._device, non_blocking=True)
+
+
+def _listed(chosen_R: Tensor | None, top_ids_RK: Tensor | None, top_RK: Tensor | None) -> Sequence[TokenLogprobs]:
+    assert chosen_R is not None
+    assert top_ids_RK is not None
+    assert top_RK is not None
+    columns = zip(chosen_R.tolist(), top_ids_RK.tolist(), top_RK.tolist(), strict=True)
+    return [TokenLogprobs(chosen, top_ids, top) for chosen, top_ids, top in columns]

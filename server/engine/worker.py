@@ -1,0 +1,125 @@
+"""Main of the worker process: receive, step, send.
+
+    python -m server.engine.worker ADDRESS CONFIG
+
+ADDRESS is the client's ZeroMQ endpoint, CONFIG a WorkerConfig as JSON. The process ends when its standard input does,
+which is when its parent closes it or goes away.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from threading import Event, Thread
+
+import msgspec
+import zmq
+
+from model.build import build_runner
+from model.description import ModelInfo
+from model.errors import ModelError
+from server.engine.engine import Engine
+from server.engine.messages import Abort, Failed, FromWorker, Loading, Ready, Request, ToWorker, WorkerConfig
+from server.engine.scheduler import SchedulerLimits
+
+PR_SET_PDEATHSIG = 1
+
+
+class Socket:
+    """Messages to and from the client."""
+
+    def __init__(self, address: str) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        # Unlimited queues: the client bounds what it sends by the number of requests it admits.
+        self._socket.set_hwm(0)
+        self._socket.connect(address)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+
+    def send(self, message: FromWorker) -> None:
+        """Queue a message for the client."""
+        self._socket.send(self._encoder.encode(message))
+
+    def receive(self, *, wait: bool) -> list[ToWorker]:
+        """All messages that are there; with `wait`, at least one."""
+        messages: list[ToWorker] = []
+        while True:
+            try:
+                data = self._socket.recv(0 if wait and not messages else zmq.NOBLOCK)
+                messages.append(self._decoder.decode(data))
+            except zmq.Again:
+                return messages
+            except msgspec.MsgspecError as error:
+                print(f"worker: dropped a message that is none of ours: {error}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Load the model, then serve until the parent goes away."""
+    _end_with_parent()
+    socket, config = Socket(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=WorkerConfig)
+    try:
+        runner, model = build_runner(config.runner, _reporter(socket))
+    except ModelError as error:
+        socket.send(Failed(" ".join(str(error).split())))
+        Event().wait()  # until the client has read why, and closes our input
+        return
+    engine = Engine(runner, _limits(config, model), model.max_model_len, frozenset(model.eos_token_ids))
+    socket.send(Ready(model))
+    serve(socket, engine)
+
+
+def serve(socket: Socket, engine: Engine) -> None:
+    """Step while there's work; else sleep until a message comes."""
+    while True:
+        for message in socket.receive(wait=not engine.has_work):
+            match message:
+                case Request():
+                    engine.add(message)
+                case Abort():
+                    engine.abort(message.sequence_ids)
+        # Also when nothing is left to do, as after the last abort: the stats tell the client that blocks are free.
+        socket.send(engine.step())
+
+
+def _limits(config: WorkerConfig, model: ModelInfo) -> SchedulerLimits:
+    return SchedulerLimits(
+        max_num_seqs=model.max_num_seqs,
+        max_step_tokens=model.max_step_tokens,
+        num_blocks=model.num_blocks,
+        block_size=model.block_size,
+        prefix_caching=config.prefix_caching,
+    )
+
+
+def _reporter(socket: Socket) -> Callable[[str, float], None]:
+    """Passes progress on: each phase, and each percent of it, once."""
+    last: tuple[str, int] = ("", 0)
+
+    def report(phase: str, fraction: float) -> None:
+        nonlocal last
+        if (phase, int(fraction * 100)) != last:
+            last = (phase, int(fraction * 100))
+            socket.send(Loading(phase, fraction))
+
+    return report
+
+
+def _end_with_parent() -> None:
+    """Live exactly as long as the parent wants: not past its death, and not shorter when a terminal or a service
+    manager signals the whole group, since the parent still has streams to finish then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def exit_at_end_of_input() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(0)
+
+    Thread(target=exit_at_end_of_input, name="parent-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

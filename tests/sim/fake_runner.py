@@ -1,0 +1,80 @@
+"""A runner that checks its cache at every read, and whose next token is a function of all tokens before it."""
+
+from dataclasses import dataclass, field
+
+from model.batch import NOT_SAMPLED, Batch, Join, SamplingParams, StepOutput, TokenLogprobs
+
+VOCABULARY = 50
+
+
+def next_token(token_ids: list[int], params: SamplingParams, choice: int) -> int:
+    """The token that a sequence goes on with."""
+    return hash((tuple(token_ids), params.seed, choice)) % VOCABULARY
+
+
+def solo(prompt: list[int], params: SamplingParams, choice: int = 0, eos: frozenset[int] = frozenset()) -> list[int]:
+    """What a sequence generates when it is alone in the world."""
+    token_ids = list(prompt)
+    while len(token_ids) - len(prompt) < params.max_tokens:
+        token_ids.append(next_token(token_ids, params, choice))
+        if token_ids[-1] in eos or token_ids[-1] in params.stop_token_ids:
+            break
+    return token_ids[len(prompt) :]
+
+
+@dataclass
+class _Slot:
+    token_ids: list[int]
+    join: Join
+    blocks: dict[int, int] = field(default_factory=dict)
+
+
+class FakeRunner:
+    """Keeps, for every cached position, the tokens up to there, and checks them whenever a row reads them."""
+
+    def __init__(self, block_size: int, max_step_tokens: int, max_num_seqs: int) -> None:
+        self.block_size = block_size
+        self.max_step_tokens = max_step_tokens
+        self.max_num_seqs = max_num_seqs
+        self.num_computed = 0
+        self._slots: dict[int, _Slot] = {}
+        self._cache: dict[tuple[int, int], int] = {}
+
+    def run(self, batch: Batch) -> StepOutput:
+        assert 0 < sum(batch.num_new) <= self.max_step_tokens, "the budget is kept and never empty"
+        assert len(set(batch.slots)) == len(batch.slots) <= self.max_num_seqs
+        self.num_computed += sum(batch.num_new)
+        for join in batch.joins:
+            self._slots[join.slot] = _Slot(list(join.token_ids), join)
+        for slot, index, block in zip(batch.block_slots, batch.block_indexes, batch.block_ids, strict=True):
+            self._slots[slot].blocks[index] = block
+        rows = list(zip(batch.slots, batch.num_computed, batch.num_new, batch.is_sampled, strict=True))
+        for slot, start, count, _ in rows:
+            self._write(self._slots[slot], start, start + count)
+        output = StepOutput(token_ids=[])
+        for row, (slot, start, count, is_sampled) in enumerate(rows):
+            state = self._slots[slot]
+            self._check_context(state, start + count)
+            output.token_ids.append(self._draw(state, start + count) if is_sampled else NOT_SAMPLED)
+            if state.join.params.prompt_logprobs is not None and start + 1 < state.join.num_prompt:
+                known = state.token_ids[start + 1 : min(start + count + 1, state.join.num_prompt)]
+                output.prompt_logprobs[row] = [TokenLogprobs(-float(token), [], []) for token in known]
+        return output
+
+    def _place(self, state: _Slot, position: int) -> tuple[int, int]:
+        return state.blocks[position // self.block_size], position % self.block_size
+
+    def _write(self, state: _Slot, start: int, end: int) -> None:
+        for position in range(start, end):
+            self._cache[self._place(state, position)] = hash(tuple(state.token_ids[: position + 1]))
+
+    def _check_context(self, state: _Slot, end: int) -> None:
+        for position in range(end):
+            found = self._cache.get(self._place(state, position))
+            assert found == hash(tuple(state.token_ids[: position + 1])), "the cache holds another sequence's tokens"
+
+    def _draw(self, state: _Slot, end: int) -> int:
+        assert end == len(state.token_ids), "a row draws exactly when all its tokens are computed"
+        token = next_token(state.token_ids, state.join.params, state.join.choice)
+        state.token_ids.append(token)
+        return token

@@ -1,0 +1,147 @@
+"""Scheduler, block pool and engine under random load: invariants after every step, and the texts of solo runs."""
+
+import random
+
+import pytest
+
+from model.batch import SamplingParams
+from server.engine.engine import Engine
+from server.engine.messages import Choice, Request
+from server.engine.scheduler import SchedulerLimits
+from tests.sim.fake_runner import FakeRunner, solo
+
+EOS = frozenset({7})
+SEEDS_A_TEST = 50
+
+
+class Simulation:
+    """One random run: requests arrive, some are aborted, and all that happens is checked against the rules."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = rng = random.Random(seed)
+        block_size = rng.choice([1, 2, 4, 16])
+        max_num_seqs = rng.randint(1, 8)
+        self.max_model_len = rng.randint(8, 80)
+        smallest_pool = -(-self.max_model_len // block_size)
+        self.limits = SchedulerLimits(
+            max_num_seqs=max_num_seqs,
+            max_step_tokens=rng.randint(max_num_seqs, 40),
+            num_blocks=smallest_pool + rng.choice([0, 0, 1, 3, 10, 100]),
+            block_size=block_size,
+            prefix_caching=rng.random() < 0.8,
+        )
+        self.runner = FakeRunner(block_size, self.limits.max_step_tokens, max_num_seqs)
+        self.engine = Engine(self.runner, self.limits, self.max_model_len, EOS)
+        self.expected: dict[int, list[int]] = {}
+        self.expected_reasons: dict[int, str] = {}
+        self.prompts: dict[int, list[int]] = {}
+        self.received: dict[int, list[int]] = {}
+        self.prompt_logprobs: dict[int, list[float]] = {}
+        self.running: set[int] = set()
+        self.reasons: dict[int, str] = {}
+        self.next_id = 0
+        self.prefixes = [[rng.randrange(50) for _ in range(60)] for _ in range(2)]
+
+    def arrive(self) -> None:
+        rng = self.random
+        num_prompt = rng.randint(1, self.max_model_len - 1)
+        prefix = rng.choice(self.prefixes)[: rng.randint(0, num_prompt)]
+        prompt = prefix + [rng.randrange(50) for _ in range(num_prompt - len(prefix))]
+        params = SamplingParams(
+            max_tokens=rng.randint(0, min(20, self.max_model_len - num_prompt)),
+            seed=rng.randrange(3),
+            ignore_eos=rng.random() < 0.3,
+            stop_token_ids=(3,) if rng.random() < 0.2 else (),
+            prompt_logprobs=0 if rng.random() < 0.1 else None,
+        )
+        choices = []
+        for index in range(rng.choice([1, 1, 1, 2, 4])):
+            tokens = solo(prompt, params, index, frozenset() if params.ignore_eos else EOS)
+            # Sometimes a request goes on that a dead worker had begun.
+            known = rng.randrange(len(tokens)) if tokens and rng.random() < 0.1 else 0
+            choices.append(Choice(self.next_id, index, tokens[:known]))
+            ends = {*params.stop_token_ids, *(() if params.ignore_eos else EOS)}
+            self.expected_reasons[self.next_id] = "stop" if tokens and tokens[-1] in ends else "length"
+            self.expected[self.next_id] = tokens
+            self.received[self.next_id] = tokens[:known]
+            self.prompts[self.next_id] = prompt
+            self.running.add(self.next_id)
+            self.next_id += 1
+        salt = rng.choice(["", "", "other"])
+        self.engine.add(
+            Request(
+                prompt_ids=prompt,
+                params=params,
+                choices=choices,
+                priority=rng.choice([0, 0, 0, -1, 5]),
+                cache_salt=salt,
+            )
+        )
+
+    def abort_some(self) -> None:
+        victims = self.random.sample(sorted(self.running), min(len(self.running), self.random.randint(1, 3)))
+        self.engine.abort([*victims, 10**6])
+        self.running -= set(victims)
+
+    def step(self) -> None:
+        before = self.runner.num_computed
+        result = self.engine.step()
+        assert self.runner.num_computed > before, "a step without progress while work waits"
+        for sequence_id, token in zip(result.sequence_ids, result.token_ids, strict=True):
+            self.received[sequence_id].append(token)
+        for sequence_id, entries in result.prompt_logprobs.items():
+            self.prompt_logprobs.setdefault(sequence_id, []).extend(entry.chosen for entry in entries)
+        for finished in result.finished:
+            assert finished.sequence_id in self.running, "ended twice, or after its abort"
+            self.running.remove(finished.sequence_id)
+            self.reasons[finished.sequence_id] = finished.reason
+        self.engine._scheduler.check()
+
+    def run(self) -> None:
+        rng = self.random
+        for _ in range(rng.randint(5, 40)):
+            for _ in range(rng.choice([0, 0, 1, 1, 2, 6])):
+                self.arrive()
+            if self.running and rng.random() < 0.1:
+                self.abort_some()
+            if self.engine.has_work:
+                self.step()
+        while self.engine.has_work:
+            self.step()
+        self.check_end()
+
+    def check_end(self) -> None:
+        assert not self.running, "admitted and never ended"
+        assert self.engine.stats().num_blocks_used == 0
+        for sequence_id, reason in self.reasons.items():
+            tokens = self.expected[sequence_id]
+            assert self.received[sequence_id] == tokens
+            assert (
+                reason == ("stop" if tokens and (tokens[-1] in EOS or tokens[-1] == 3) else "length")
+                or reason == "length"
+            )
+        for sequence_id, values in self.prompt_logprobs.items():
+            known = [-float(token) for token in self.prompts[sequence_id][1:]]
+            assert values == (known if sequence_id in self.reasons else known[: len(values)])
+
+
+@pytest.mark.parametrize("block", range(1000 // SEEDS_A_TEST))
+def test_every_request_ends_once_with_the_tokens_of_its_solo_run(block: int) -> None:
+    for seed in range(block * SEEDS_A_TEST, (block + 1) * SEEDS_A_TEST):
+        try:
+            Simulation(seed).run()
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+def test_the_simulation_exercises_preemption_sharing_and_aborts() -> None:
+    preemptions = hits = 0
+    for seed in range(40):
+        simulation = Simulation(seed)
+        simulation.run()
+        stats = simulation.engine.stats()
+        preemptions += stats.num_preemptions
+        hits += stats.prefix_hit_tokens
+    assert preemptions > 20
+    assert hits > 500
