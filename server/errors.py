@@ -1,14 +1,14 @@
 """The errors that a client of the server can meet.
 
-Messages are ours, written for the person who sent the request: they name the thing, the value's limit and the way out,
-and never hold what the request held (an echoed prompt ends up in other people's logs).
+Messages are ours, written for the person who sent the request: they name the thing, the value's limit and the way
+out, and never hold what the request held (an echoed prompt ends up in other people's logs).
 """
 
 from typing import NamedTuple
 
 
 class RequestError(Exception):
-    """A request that ends without the answer it asked for; `param` names the field at fault, as `messages.2.role`."""
+    """A request that ends without the answer it asked for; `param` names the field, as `messages.2.role`."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -78,7 +78,7 @@ class EngineDead(Unavailable):
 
 
 class ServerError(RequestError):
-    """Our own fault. Clients get one fixed sentence; what happened stands in the log under the request's id."""
+    """Our own fault. Clients get one fixed sentence; what happened is in the log under the request's id."""
 
 
 class ErrorKind(NamedTuple):

@@ -1,0 +1,81 @@
+"""Pieces of text -> the HTTP answer, streamed or folded into one."""
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.api.choice_text import Piece, Token
+from server.api.disconnect import until_disconnected
+from server.api.exchange import Exchange, exchange_of
+from server.api.generation import Run
+from server.api.sse import EventStream, event
+from server.protocol.common import Usage
+
+
+@dataclass(slots=True)
+class Text:
+    """All pieces of one choice put together."""
+
+    index: int
+    text: str
+    tokens: list[Token]
+    finish_reason: str
+
+
+class Shape(Protocol):
+    """How an endpoint writes its answer. One is made for each request."""
+
+    def chunks(self, piece: Piece) -> Iterable[msgspec.Struct]:
+        """The chunks of a stream that tell of this piece."""
+
+    def usage_chunk(self, usage: Usage) -> msgspec.Struct:
+        """The last chunk of a stream whose client asked for usage."""
+
+    def answer(self, texts: Sequence[Text], usage: Usage) -> msgspec.Struct:
+        """The whole answer."""
+
+
+async def respond(request: Request, run: Run, shape: Shape) -> Response:
+    """The answer in the form that the client asked for. Raises ClientDisconnected if it no longer waits."""
+    exchange = exchange_of(request)
+    if run.request.stream:
+        return EventStream(_events(run, shape, exchange))
+    texts = await until_disconnected(request.receive, _fold(run))
+    _log_usage(run, exchange)
+    return Response(msgspec.json.encode(shape.answer(texts, run.usage())), media_type="application/json")
+
+
+async def _events(run: Run, shape: Shape, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(run.pieces()) as pieces:
+            async for piece in pieces:
+                if data := b"".join(map(event, shape.chunks(piece))):
+                    yield data
+    finally:
+        _log_usage(run, exchange)
+    options = run.request.stream_options
+    if options is not None and options.include_usage:
+        yield event(shape.usage_chunk(run.usage()))
+
+
+async def _fold(run: Run) -> list[Text]:
+    texts: dict[int, tuple[list[str], Text]] = {}
+    async with aclosing(run.pieces()) as pieces:
+        async for piece in pieces:
+            parts, whole = texts.setdefault(piece.index, ([], Text(piece.index, "", [], "")))
+            parts.append(piece.text)
+            whole.tokens += piece.tokens
+            if piece.finish_reason is not None:
+                whole.text, whole.finish_reason = "".join(parts), piece.finish_reason
+    return [texts[index][1] for index in sorted(texts)]
+
+
+def _log_usage(run: Run, exchange: Exchange) -> None:
+    usage = run.usage()
+    exchange.log_fields["completion_tokens"] = usage.completion_tokens
+    exchange.log_fields["cached_tokens"] = usage.prompt_tokens_details.cached_tokens

@@ -1,0 +1,150 @@
+"""The text of one choice as its tokens come: decoded, cut at stop strings, with log-probabilities aligned to it."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from model.batch import TokenLogprobs
+from server.engine.messages import Output
+from server.protocol.common import GenerationRequest
+from server.text.stop import StopMatcher
+from server.text.tokenizer import Tokenizer
+
+# JSON has no infinity, and a token that can't be drawn has a log-probability of minus that.
+MIN_LOGPROB = -9999.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have been at a place, and how likely it was."""
+
+    text: str
+    bytes: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of the text with what was asked for about it."""
+
+    text: str
+    bytes: bytes
+    logprob: float | None
+    """None for the first token of a prompt, which nothing comes before."""
+    top: list[Alternative]
+    """Most likely first, and the token itself wherever it stands."""
+    offset: int
+    """Where the token's text begins, in characters of the choice's text, an echoed prompt included."""
+
+
+@dataclass(slots=True)
+class Piece:
+    """What a choice gained since its last piece."""
+
+    index: int
+    text: str
+    tokens: list[Token] = field(default_factory=list)
+    """Each generated token once, if log-probabilities were asked for; with the text that they complete, so that the
+    tokens of a stop string, and the end-of-sequence token, come with the choice's last piece."""
+    finish_reason: str | None = None
+
+
+class ChoiceText:
+    """Turns one choice's Outputs into Pieces."""
+
+    def __init__(
+        self, request: GenerationRequest, tokenizer: Tokenizer, prompt_ids: list[int], echoed: str | None
+    ) -> None:
+        """`echoed`: the prompt's text if the choice begins with it."""
+        self.num_tokens = 0
+        """Generated so far and shown: those after a stop string don't count."""
+        self._tokenizer = tokenizer
+        self._prompt_ids = prompt_ids
+        self._echoed = echoed
+        self._with_tokens = request.num_logprobs is not None
+        self._min_tokens = request.min_tokens
+        self._include_stop = request.include_stop_str_in_output
+        self._detokenizer = tokenizer.detokenizer(request.skip_special_tokens)
+        self._stop = StopMatcher(request.stop, request.include_stop_str_in_output)
+        self._held: deque[tuple[int, Token]] = deque()
+        """Tokens whose text was not sent yet, each with the length of text that completes it."""
+        self._num_decoded = 0
+        self._num_sent = 0
+
+    def take(self, output: Output, index: int) -> Piece:
+        """What this output adds. It may find the end at a stop string, where the engine saw none."""
+        piece = Piece(index, self._begin(output))
+        for position, token_id in enumerate(output.token_ids):
+            is_stop_token = output.stop_token_id is not None and position == len(output.token_ids) - 1
+            shown = () if is_stop_token and not self._include_stop else (token_id,)
+            logprobs = output.logprobs[position] if output.logprobs is not None else None
+            text, found = self._push(token_id, shown, logprobs)
+            piece.text += text
+            if found:
+                piece.finish_reason = "stop"
+                break
+        else:
+            piece.finish_reason = output.finish_reason
+            if output.finish_reason is not None:
+                piece.text += self._stop.push(self._detokenizer.flush(), False)[0] + self._stop.flush()
+        self._release(piece)
+        return piece
+
+    def _begin(self, output: Output) -> str:
+        if self._echoed is None:
+            return ""
+        echoed, self._echoed = self._echoed, None
+        if output.prompt_logprobs is not None:
+            self._held.extend(self._prompt_tokens(output.prompt_logprobs))
+        self._num_decoded = len(echoed)
+        return echoed
+
+    def _push(self, token_id: int, shown: Iterable[int], logprobs: TokenLogprobs | None) -> tuple[str, bool]:
+        self.num_tokens += 1
+        offset = self._num_decoded
+        new = self._detokenizer.push(shown)
+        self._num_decoded += len(new)
+        if self._with_tokens:
+            # Half a character waits for the token that brings the other half.
+            end = self._num_decoded if new else self._num_decoded + 1
+            self._held.append((end, self._token(token_id, logprobs, offset)))
+        text, found = self._stop.push(new, self.num_tokens >= self._min_tokens)
+        return text, found is not None
+
+    def _release(self, piece: Piece) -> None:
+        self._num_sent += len(piece.text)
+        is_end = piece.finish_reason is not None
+        while self._held and (is_end or self._held[0][0] <= self._num_sent):
+            piece.tokens.append(self._held.popleft()[1])
+
+    def _prompt_tokens(self, logprobs: Sequence[TokenLogprobs]) -> Iterable[tuple[int, Token]]:
+        detokenizer, offset = self._tokenizer.detokenizer(is_continuation=False), 0
+        for token_id, entry in zip(self._prompt_ids, (None, *logprobs), strict=True):
+            yield 0, self._token(token_id, entry, offset)
+            offset += len(detokenizer.push((token_id,)))
+
+    def _token(self, token_id: int, logprobs: TokenLogprobs | None, offset: int) -> Token:
+        raw = self._tokenizer.token_bytes(token_id)
+        if logprobs is None:
+            return Token(_readable(raw), raw, None, [], offset)
+        logprob = max(logprobs.chosen, MIN_LOGPROB)
+        top = [
+            self._alternative(i, value)
+            for i, value in zip(logprobs.top_ids, logprobs.top, strict=True)
+            if i != token_id
+        ]
+        rank = sum(other.logprob > logprob for other in top)
+        top.insert(rank, Alternative(_readable(raw), raw, logprob))
+        return Token(_readable(raw), raw, logprob, top, offset)
+
+    def _alternative(self, token_id: int, logprob: float) -> Alternative:
+        raw = self._tokenizer.token_bytes(token_id)
+        return Alternative(_readable(raw), raw, max(logprob, MIN_LOGPROB))
+
+
+def _readable(raw: bytes) -> str:
+    """The bytes as text; a part of a character in OpenAI's notation, which keeps different parts apart."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -1,0 +1,73 @@
+"""What every endpoint is given."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from starlette.requests import Request
+
+from server.api.auth import KeyRing
+from server.api.body import json_body
+from server.api.exchange import exchange_of
+from server.api.generation import Prompt, Run
+from server.metrics import Metrics
+from server.protocol.common import GenerationRequest, Limits
+from server.protocol.wire import WireModel
+from server.served import ServedModel, ServedModels
+
+T = TypeVar("T", bound=WireModel)
+
+
+class ApiSettings(Protocol):
+    """The settings that endpoints need."""
+
+    @property
+    def max_body_bytes(self) -> int: ...
+    @property
+    def max_choices(self) -> int: ...
+    @property
+    def max_logprobs(self) -> int: ...
+    @property
+    def strict_fields(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ApiContext:
+    """The served models, the keys and the limits, with the few questions that endpoints ask of them together."""
+
+    served: ServedModels
+    settings: ApiSettings
+    keys: KeyRing
+    metrics: Metrics
+
+    def body(self, model: type[T]) -> Callable[[Request], Awaitable[T]]:
+        """A dependency that reads the body as `model`."""
+        settings = self.settings
+        return json_body(model, max_bytes=settings.max_body_bytes, strict_fields=settings.strict_fields)
+
+    def limits(self, model: ServedModel) -> Limits:
+        """What requests to this model are checked against. Raises NotReady while it loads."""
+        info = model.info
+        return Limits(
+            vocab_size=info.vocab_size,
+            max_model_len=info.max_model_len,
+            max_choices=min(self.settings.max_choices, info.max_num_seqs),
+            max_logprobs=self.settings.max_logprobs,
+        )
+
+    def run(self, request: Request, body: GenerationRequest, model: ServedModel, prompts: list[Prompt]) -> Run:
+        """The generation that answers the request; nothing runs before its pieces are read."""
+        exchange = exchange_of(request)
+        exchange.log_fields |= {
+            "model": model.name,
+            "num_prompts": len(prompts),
+            "prompt_tokens": sum(len(prompt.token_ids) for prompt in prompts),
+            "num_choices": body.num_choices,
+            "stream": int(body.stream),
+        }
+        if body.user is not None:
+            exchange.log_fields["user"] = hashlib.sha256(body.user.encode()).hexdigest()[:12]
+        # The key goes first: no salt that a client can choose reaches what another key's requests left in the cache.
+        cache_salt = "/".join(filter(None, (self.keys.identify(request), body.cache_salt)))
+        return Run(body, model, prompts, cache_salt=cache_salt, request_id=exchange.request_id, metrics=self.metrics)

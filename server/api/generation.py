@@ -1,0 +1,167 @@
+"""The one path from prompts to text: outputs of the engine in, pieces of each choice's text out."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from model.batch import SamplingParams
+from server.api.choice_text import ChoiceText, Piece
+from server.api.error_responses import unexpected
+from server.engine.client import Generation
+from server.engine.messages import Output
+from server.errors import Draining
+from server.metrics import Metrics
+from server.protocol.common import GenerationRequest, PromptTokensDetails, Usage
+from server.served import ServedModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model goes on from, and how."""
+
+    token_ids: list[int]
+    params: SamplingParams
+    echoed: str | None = None
+    """The text that each choice begins with, if the client wants the prompt back."""
+
+
+class Run:
+    """The generation of all choices that one HTTP request asks for. `pieces` is read once."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        model: ServedModel,
+        prompts: Sequence[Prompt],
+        *,
+        cache_salt: str,
+        request_id: str,
+        metrics: Metrics,
+    ) -> None:
+        self.request = request
+        self.model = model
+        self._prompts = prompts
+        self._cache_salt = cache_salt
+        self._request_id = request_id
+        self._choices = [
+            ChoiceText(request, model.tokenizer, prompt.token_ids, prompt.echoed)
+            for prompt in prompts
+            for _ in range(request.num_choices)
+        ]
+        self._num_cached: dict[int, int] = {}
+        self._clock = _Clock(metrics, model.name, len(self._choices))
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """What each choice gained, in the order it came; the last piece of a choice has its finish_reason.
+
+        Choices are numbered prompt by prompt. Raises what admission raises, before the first piece, and ServerError or
+        Draining when a choice can't be finished. Closing it, or cancelling its reader, aborts what is unfinished.
+        """
+        async with AsyncExitStack() as stack:
+            generations = [await self._enter(stack, prompt) for prompt in self._prompts]
+            async for prompt_index, output in _merged(generations):
+                self._check(output)
+                self._note_cached(prompt_index, output.num_cached)
+                index = prompt_index * self.request.num_choices + output.index
+                piece = self._choices[index].take(output, index)
+                self._clock.tick(index, len(output.token_ids))
+                if piece.finish_reason is not None:
+                    self._clock.finish(piece.finish_reason)
+                    if output.finish_reason is None:
+                        generations[prompt_index].finish(output.index)
+                yield piece
+        self._clock.end(self.usage())
+
+    def usage(self) -> Usage:
+        """What was computed so far. A prompt counts once, however many choices it has."""
+        num_prompt = sum(len(prompt.token_ids) for prompt in self._prompts)
+        num_generated = sum(choice.num_tokens for choice in self._choices)
+        details = PromptTokensDetails(sum(self._num_cached.values()))
+        return Usage(num_prompt, num_generated, num_prompt + num_generated, details)
+
+    async def _enter(self, stack: AsyncExitStack, prompt: Prompt) -> Generation:
+        request = self.request
+        return await stack.enter_async_context(
+            self.model.engine.generate(
+                prompt.token_ids,
+                prompt.params,
+                num_choices=request.num_choices,
+                priority=request.priority,
+                cache_salt=self._cache_salt,
+            )
+        )
+
+    def _check(self, output: Output) -> None:
+        match output.finish_reason:
+            case "error":
+                logger.error("event=generation_failed id=%s error=%r", self._request_id, output.error)
+                raise unexpected(self._request_id)
+            case "abort":
+                raise Draining("the server ended this request before it was complete")
+
+    def _note_cached(self, prompt_index: int, num_cached: int) -> None:
+        # Later choices of a prompt find what the first has computed: that is no news to the client.
+        self._num_cached[prompt_index] = min(num_cached, self._num_cached.get(prompt_index, num_cached))
+
+
+async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, Output]]:
+    """The outputs of all, each with the index of its generation, as they come."""
+    if len(generations) == 1:
+        async for output in generations[0]:
+            yield 0, output
+        return
+    waiting = {asyncio.ensure_future(anext(one, None)): index for index, one in enumerate(generations)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index, read = waiting.pop(task), task.result()
+                if read is not None:
+                    yield index, read
+                    # Not before the output was read: reading may finish the choice that this would wait for.
+                    waiting[asyncio.ensure_future(anext(generations[index], None))] = index
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+class _Clock:
+    """Measures one request for the metrics."""
+
+    def __init__(self, metrics: Metrics, model_name: str, num_choices: int) -> None:
+        self._started = time.monotonic()
+        self._last: list[float | None] = [None] * num_choices
+        self._first_token = metrics.time_to_first_token.labels(model_name)
+        self._between_tokens = metrics.inter_token_latency.labels(model_name)
+        self._generated = metrics.generation_tokens.labels(model_name)
+        self._metrics = metrics
+        self._model_name = model_name
+
+    def tick(self, index: int, num_tokens: int) -> None:
+        """A choice got tokens."""
+        if not num_tokens:
+            return
+        now, last = time.monotonic(), self._last[index]
+        if last is None:
+            self._first_token.observe(now - self._started)
+        else:
+            self._between_tokens.observe((now - last) / num_tokens)
+        self._last[index] = now
+        self._generated.inc(num_tokens)
+
+    def finish(self, reason: str) -> None:
+        """A choice ended."""
+        self._metrics.request_success.labels(self._model_name, reason).inc()
+
+    def end(self, usage: Usage) -> None:
+        """All choices ended."""
+        metrics, name = self._metrics, self._model_name
+        metrics.e2e_latency.labels(name).observe(time.monotonic() - self._started)
+        metrics.prompt_tokens.labels(name).inc(usage.prompt_tokens)
+        metrics.request_prompt_tokens.labels(name).observe(usage.prompt_tokens)
+        metrics.request_generation_tokens.labels(name).observe(usage.completion_tokens)

@@ -1,0 +1,61 @@
+"""`GET /health`, `GET /ready`, `GET /metrics` and `GET /version`: for those who run the server."""
+
+import msgspec
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from server.api.context import ApiContext
+from server.engine.client import EngineStatus
+
+# Phases in which the process does its work, whether or not it takes requests now.
+_ALIVE = ("starting", "ready", "draining")
+
+
+def health_router(api: ApiContext) -> APIRouter:
+    """Liveness and readiness, open to all: probes have no key, and learn nothing but the phase."""
+    router = APIRouter()
+
+    @router.get("/health")
+    async def health() -> Response:
+        """200 while the worker lives or loads, 503 with the reason when it died."""
+        return _report([model.engine.status for model in api.served], _ALIVE)
+
+    @router.get("/ready")
+    async def ready() -> Response:
+        """200 while requests are taken, else 503 with the phase and how far it is."""
+        return _report([model.engine.status for model in api.served], ("ready",))
+
+    return router
+
+
+def metrics_router(api: ApiContext) -> APIRouter:
+    """Prometheus' endpoint."""
+    router = APIRouter()
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """All metrics in Prometheus' text format."""
+        return Response(api.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
+def version_router(version: str) -> APIRouter:
+    """What runs here."""
+    router = APIRouter()
+
+    @router.get("/version")
+    async def show_version() -> Response:
+        """The server's version."""
+        return Response(msgspec.json.encode({"version": version}), media_type="application/json")
+
+    return router
+
+
+def _report(statuses: list[EngineStatus], good: tuple[str, ...]) -> Response:
+    # The first bad one tells what is wrong.
+    status = next((status for status in statuses if status.phase not in good), statuses[0])
+    is_good = status.phase in good
+    content = {"status": status.phase, "detail": status.detail, "fraction": round(status.fraction, 3)}
+    headers = {} if is_good else {"retry-after": "2"}
+    return Response(msgspec.json.encode(content), 200 if is_good else 503, headers, media_type="application/json")

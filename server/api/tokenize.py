@@ -1,0 +1,42 @@
+"""`POST /tokenize` and `POST /detokenize`."""
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends
+from msgspec import UNSET
+from starlette.responses import Response
+
+from server.api.context import ApiContext
+from server.api.openapi import describes
+from server.api.prompts import encode_conversation, encode_texts, off_loop
+from server.protocol.common import check_token_ids
+from server.protocol.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+
+
+def tokenize_router(api: ApiContext) -> APIRouter:
+    """The endpoints, with what they need."""
+    router = APIRouter()
+
+    @router.post("/tokenize", openapi_extra=describes(TokenizeRequest))
+    async def tokenize(body: Annotated[TokenizeRequest, Depends(api.body(TokenizeRequest))]) -> Response:
+        """The token ids of a prompt, or of messages as chat would render them."""
+        model = api.served.find(body.model)
+        body.check()
+        if body.prompt is None:
+            token_ids = await encode_conversation(model, body)
+        else:
+            [token_ids] = await encode_texts(model, [body.prompt], body.add_special_tokens is not False)
+        token_strs = [model.tokenizer.token_text(i) for i in token_ids] if body.return_token_strs else UNSET
+        answer = TokenizeAnswer(len(token_ids), model.info.max_model_len, token_ids, token_strs)
+        return Response(msgspec.json.encode(answer), media_type="application/json")
+
+    @router.post("/detokenize", openapi_extra=describes(DetokenizeRequest))
+    async def detokenize(body: Annotated[DetokenizeRequest, Depends(api.body(DetokenizeRequest))]) -> Response:
+        """The text of token ids, special tokens included."""
+        model = api.served.find(body.model)
+        check_token_ids(body.tokens, model.info.vocab_size, "tokens")
+        text = await off_loop(lambda: model.tokenizer.decode(body.tokens, skip_special_tokens=False), len(body.tokens))
+        return Response(msgspec.json.encode(DetokenizeAnswer(text)), media_type="application/json")
+
+    return router

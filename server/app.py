@@ -1,0 +1,80 @@
+"""The HTTP application, wired: routers, middleware, error handlers. No logic."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from server.api.auth import KeyRing
+from server.api.chat import chat_router
+from server.api.completions import completions_router
+from server.api.context import ApiContext, ApiSettings
+from server.api.docs import docs_router
+from server.api.error_responses import install_error_handlers
+from server.api.health import health_router, metrics_router, version_router
+from server.api.models import models_router
+from server.api.observe import Observe
+from server.api.tokenize import tokenize_router
+from server.metrics import Metrics
+from server.served import ServedModels
+
+
+class AppSettings(ApiSettings, Protocol):
+    """The settings that the application needs."""
+
+    @property
+    def api_key(self) -> tuple[str, ...]: ...
+    @property
+    def allowed_origins(self) -> tuple[str, ...]: ...
+    @property
+    def root_path(self) -> str: ...
+    @property
+    def metrics_open(self) -> bool: ...
+
+
+def create_app(
+    settings: AppSettings,
+    served: ServedModels,
+    *,
+    version: str,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+) -> FastAPI:
+    """The application that serves these models; `lifespan` starts and stops their engines."""
+    app = FastAPI(
+        title="nexttoken",
+        version=version,
+        root_path=settings.root_path,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # Ours stand behind the key.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    metrics = Metrics(lambda: ((model.name, model.engine) for model in served))
+    api = ApiContext(served=served, settings=settings, keys=KeyRing(settings.api_key), metrics=metrics)
+    needs_key = [Depends(api.keys.require)]
+    app.include_router(health_router(api))
+    app.include_router(metrics_router(api), dependencies=[] if settings.metrics_open else needs_key)
+    for router in (
+        completions_router(api),
+        chat_router(api),
+        models_router(api),
+        tokenize_router(api),
+        version_router(version),
+        docs_router(),
+    ):
+        app.include_router(router, dependencies=needs_key)
+    install_error_handlers(app)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "x-nexttoken-warnings"],
+        )
+    app.add_middleware(Observe, metrics=metrics)
+    return app

@@ -1,0 +1,86 @@
+"""Every metric of the server in one list.
+
+Names follow vLLM's where they mean the same, so that dashboards carry over by their prefix. Labels come from closed
+sets: routes, status classes, finish reasons and served names, never from what a client sent.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from server.engine.client import Engine
+
+_PREFIX = "nexttoken:"
+_LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_TOKEN_GAP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5, 10)
+_TOKENS = tuple(4**power for power in range(11))
+
+
+class Metrics:
+    """Counters and histograms that the API fills, and the engine's own numbers read at each scrape."""
+
+    def __init__(self, engines: Callable[[], Iterable[tuple[str, Engine]]]) -> None:
+        """`engines` gives the served engines by name."""
+        self.registry = CollectorRegistry()
+        self.registry.register(_EngineNumbers(engines))
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(_PREFIX + name, text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(_PREFIX + name, text, ("model_name",), buckets=buckets, registry=self.registry)
+
+        self.http_requests = counter("http_requests", "HTTP requests answered", "endpoint", "status")
+        self.request_success = counter("request_success", "Choices finished", "model_name", "finished_reason")
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests", "model_name")
+        self.generation_tokens = counter("generation_tokens", "Tokens generated", "model_name")
+        self.time_to_first_token = histogram("time_to_first_token_seconds", "From request to first token", _LATENCY_S)
+        self.inter_token_latency = histogram("inter_token_latency_seconds", "Between a choice's tokens", _TOKEN_GAP_S)
+        self.e2e_latency = histogram("e2e_request_latency_seconds", "From request to last token", _LATENCY_S)
+        self.request_prompt_tokens = histogram("request_prompt_tokens", "Prompt tokens a request", _TOKENS)
+        self.request_generation_tokens = histogram("request_generation_tokens", "Tokens generated a request", _TOKENS)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        text: bytes = generate_latest(self.registry)
+        return text
+
+
+class _EngineNumbers:
+    """What the engines say of themselves, read when asked."""
+
+    def __init__(self, engines: Callable[[], Iterable[tuple[str, Engine]]]) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterator[Metric]:
+        families = {name: family(_PREFIX + name, text, labels=["model_name"]) for name, family, text, _ in _ENGINE}
+        for model_name, engine in self._engines():
+            for name, _, _, read in _ENGINE:
+                families[name].add_metric([model_name], read(engine))
+        yield from families.values()
+
+
+def _cache_usage(engine: Engine) -> float:
+    num_blocks = engine.model.num_blocks if engine.model else 0
+    return engine.status.stats.num_blocks_used / num_blocks if num_blocks else 0.0
+
+
+_Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
+
+_ENGINE: tuple[tuple[str, _Family, str, Callable[[Engine], float]], ...] = (
+    ("num_requests_running", GaugeMetricFamily, "Sequences in the batch", lambda e: e.status.stats.num_running),
+    ("num_requests_waiting", GaugeMetricFamily, "Sequences in the queue", lambda e: e.status.stats.num_waiting),
+    ("num_requests_in_flight", GaugeMetricFamily, "Sequences accepted", lambda e: e.status.num_in_flight),
+    ("kv_cache_usage_perc", GaugeMetricFamily, "Part of the KV blocks held, 0 to 1", _cache_usage),
+    ("ready", GaugeMetricFamily, "1 while requests are taken", lambda e: e.status.phase == "ready"),
+    ("num_preemptions", CounterMetricFamily, "Sequences preempted", lambda e: e.status.stats.num_preemptions),
+    (
+        "prefix_cache_queries",
+        CounterMetricFamily,
+        "Prompt tokens looked up",
+        lambda e: e.status.stats.prefix_query_tokens,
+    ),
+    ("prefix_cache_hits", CounterMetricFamily, "Prompt tokens found", lambda e: e.status.stats.prefix_hit_tokens),
+    ("worker_restarts", CounterMetricFamily, "Workers started after the first", lambda e: e.status.num_restarts),
+)

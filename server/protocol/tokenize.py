@@ -1,0 +1,49 @@
+"""`POST /tokenize` and `POST /detokenize`, in the shapes of vLLM's endpoints."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from pydantic import Field
+
+from server.errors import InvalidRequest
+from server.protocol.chat import Conversation, Message
+from server.protocol.common import Name, TokenId
+from server.protocol.wire import WireModel
+
+
+class TokenizeRequest(Conversation):
+    """A prompt, or messages as chat renders them."""
+
+    model: Name | None = None
+    prompt: str | None = None
+    messages: list[Message] = Field([])
+    return_token_strs: bool = False
+
+    def check(self) -> None:
+        """Raise InvalidRequest where the fields contradict each other."""
+        if (self.prompt is None) == (not self.messages):
+            raise InvalidRequest("give either prompt or messages", param="prompt")
+        self.check_prompt()
+
+
+class DetokenizeRequest(WireModel):
+    """Ids to turn into text."""
+
+    model: Name | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=2**20)]
+
+
+class TokenizeAnswer(msgspec.Struct, frozen=True):
+    """The ids, and how many fit."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | UnsetType = UNSET
+
+
+class DetokenizeAnswer(msgspec.Struct, frozen=True):
+    """The text."""
+
+    prompt: str

@@ -1,0 +1,70 @@
+"""The models that are served, by their names."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from server.engine.client import Engine
+from server.engine.messages import ModelInfo
+from server.errors import ModelNotFound, NotReady
+from server.text.template import ChatTemplate
+from server.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as clients see it: its text side, and the engine that runs it."""
+
+    names: tuple[str, ...]
+    """The first is what answers and metrics call it."""
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    engine: Engine
+    created: int
+    """Unix time."""
+
+    @property
+    def name(self) -> str:
+        """The name in answers."""
+        return self.names[0]
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the worker serves. Raises NotReady while it loads."""
+        if self.engine.model is None:
+            status = self.engine.status
+            raise NotReady(f"the model is not ready yet: {status.detail} ({status.fraction:.0%})")
+        return self.engine.model
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the same request with the same seed may give another text."""
+        info = self.info
+        parts = (self.name, info.architecture, info.num_parameters, info.dtype, info.device, info.attention)
+        return "fp_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
+
+
+class ServedModels:
+    """Looks models up by name."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._models = tuple(models)
+        self._by_name = {name: model for model in models for name in model.names}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models)
+
+    @property
+    def by_name(self) -> dict[str, ServedModel]:
+        """Every served name, aliases too."""
+        return dict(self._by_name)
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model of this name; without a name the only one, if there is only one. Raises ModelNotFound."""
+        if name is None and len(self._models) == 1:
+            return self._models[0]
+        model = self._by_name.get(name or "")
+        if model is None:
+            names = ", ".join(sorted(self._by_name))
+            raise ModelNotFound(f"no such model is served; this server has: {names}", param="model")
+        return model
