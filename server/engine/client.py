@@ -349,6 +349,9 @@ class EngineClient:
                 self._connection = None
             if self._phase == "dead":
                 return
+            if self.model is None:
+                self._give_up(f"the worker {reason} while it loaded the model")
+                return
             if loop.time() - started > HEALTHY_AFTER_S:
                 deaths = 0
             deaths += 1
@@ -396,7 +399,8 @@ class EngineClient:
         choices = self._choices
         self._stats = step.stats
         for started in step.started:
-            if choice := choices.get(started.sequence_id):
+            choice = choices.get(started.sequence_id)
+            if choice is not None and not choice.emitted:  # in a new worker it isn't started for the first time
                 choice.num_cached = started.num_cached
         for sequence_id, entries in step.prompt_logprobs.items():
             if choice := choices.get(sequence_id):

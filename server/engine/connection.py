@@ -79,8 +79,17 @@ class Connection:
     ) -> None:
         if self._pending is not None:
             self._pending.cancel()
-        await self._end_process()
+        self._ask_to_end()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._exited), EXIT_GRACE_S)
         self._context.destroy(linger=0)
+        self.close()
+
+    def close(self) -> None:
+        """End the process, if it still runs, and remove the socket. For a connection that was never entered, too."""
+        self._ask_to_end()
+        self._process.kill()
+        self._process.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def send(self, message: ToWorker) -> None:
@@ -108,15 +117,10 @@ class Connection:
         """End the process at once."""
         self._process.kill()
 
-    async def _end_process(self) -> None:
-        """Close the worker's input, which asks it to end, and kill it if it doesn't."""
+    def _ask_to_end(self) -> None:
+        """Close the worker's input, at which it ends."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        try:
-            await asyncio.wait_for(asyncio.shield(self._exited), EXIT_GRACE_S)
-        except TimeoutError:
-            self._process.kill()
-            await self._exited
 
 
 def _describe_exit(code: int) -> str:

@@ -1,0 +1,48 @@
+"""What the server prints once it is ready."""
+
+from model.description import ModelInfo
+from server.settings import Settings
+from server.version import VERSION
+
+
+def banner(settings: Settings, info: ModelInfo, address: tuple[str, int]) -> str:
+    """What is served where, and a line to paste. `address` is what the server listens on."""
+    url = _url(*address) + settings.root_path
+    key = ' -H "Authorization: Bearer $NEXTTOKEN_API_KEY"' if settings.api_key else ""
+    num_tokens = info.num_blocks * info.block_size
+    rows = {
+        "model": f"{info.architecture}, {_count(info.num_parameters)} parameters ({_size(info.weights_bytes)})",
+        "computes": f"in {info.dtype} on {info.device}, {info.attention} attention",
+        "context": f"{info.max_model_len:,} tokens",
+        "batch": f"up to {info.max_num_seqs:,} sequences and {info.max_step_tokens:,} tokens a step",
+        "KV cache": f"{info.num_blocks:,} blocks of {info.block_size} = {num_tokens:,} tokens "
+        f"({_size(info.kv_cache_bytes)}), {num_tokens // info.max_model_len:,} sequences of full length",
+        "API": f"{url}/v1",
+        "docs": f"{url}/docs",
+    }
+    lines = [f"  {name:<10}{text}" for name, text in rows.items()]
+    names = ", ".join(settings.served_model_name or (settings.model,))
+    return f"""
+nexttoken {VERSION} serves {names}
+{chr(10).join(lines)}
+
+  curl {url}/v1/completions{key} -H 'Content-Type: application/json' \\
+    -d '{{"prompt": "Once upon a time", "max_tokens": 60, "stream": true}}'
+"""
+
+
+def _url(host: str, port: int) -> str:
+    if host in ("0.0.0.0", "::", "127.0.0.1", "::1"):
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _count(number: int) -> str:
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

@@ -1,0 +1,89 @@
+"""The command line: `nexttoken serve [MODEL] [--flag value ...]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import ByteSize, ValidationError
+from pydantic.fields import FieldInfo
+
+from server.settings import Settings, read_settings
+from server.version import VERSION
+
+EXIT_BAD_USE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command. Exits with 2 for wrong usage and for a model that can't be served."""
+    parser = argparse.ArgumentParser(prog="nexttoken", description="An OpenAI-compatible inference server.")
+    parser.add_argument("--version", action="version", version=f"nexttoken {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    options = parser.parse_args(arguments)
+    settings = _settings_or_exit(options)
+    # Imported late: --help and wrong flags answer without loading a server.
+    from server.serve import serve
+
+    sys.exit(serve(settings))
+
+
+def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve a model over HTTP",
+        description=f"{Settings.__doc__} The variables are named NEXTTOKEN_ and the flag's name, as in NEXTTOKEN_PORT.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=Settings.model_fields["model"].description)
+    parser.add_argument("--model", dest="model", metavar="MODEL", help="the same, as a flag")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or TOML file with settings by name")
+    for name, field in Settings.model_fields.items():
+        if name != "model":
+            _add_flag(parser, name, field)
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+    """A flag for a setting. Values stay text here: pydantic reads them, by the rules that hold for all sources."""
+    flag = "--" + name.replace("_", "-")
+    kind = _value_kind(field.annotation)
+    default = field.default
+    suffix = f" (default: {default})" if default not in (None, (), "") else ""
+    help_text = (field.description or "").replace("%", "%%") + suffix
+    if kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+    elif get_origin(kind) is tuple:
+        parser.add_argument(flag, action="append", metavar="TEXT", help=help_text)
+    elif get_origin(kind) is Literal:
+        parser.add_argument(flag, metavar="|".join(map(str, get_args(kind))), help=help_text)
+    else:
+        metavar = {int: "N", float: "X", ByteSize: "BYTES"}.get(kind, "TEXT")
+        parser.add_argument(flag, metavar=metavar, help=help_text)
+
+
+def _value_kind(annotation: Any) -> Any:
+    """The type of a setting without its None."""
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
+    return annotation
+
+
+def _settings_or_exit(options: argparse.Namespace) -> Settings:
+    flags = vars(options)
+    file = flags.pop("config", None)
+    del flags["command"]
+    try:
+        return read_settings(flags, file)
+    except ValidationError as error:
+        lines = [f"{_setting_name(part['loc'])}: {part['msg']}" for part in error.errors(include_input=False)]
+    except (OSError, ValueError) as error:
+        lines = [str(error)]
+    for line in lines:
+        print(f"nexttoken serve: {line}", file=sys.stderr)
+    sys.exit(EXIT_BAD_USE)
+
+
+def _setting_name(location: tuple[int | str, ...]) -> str:
+    return "--" + str(location[0]).replace("_", "-") if location else "settings"

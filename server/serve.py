@@ -1,0 +1,211 @@
+"""`nexttoken serve`: starts the worker, listens, tells the operator what happens, and ends in good order."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+import uvloop
+from model.hub import resolve
+
+import model.demo
+from model.description import RunnerOptions
+from model.errors import ModelError, UnsupportedModel
+from server.banner import banner
+from server.engine.client import EngineClient
+from server.engine.connection import Connection
+from server.engine.messages import WorkerConfig
+from server.settings import BUNDLED_MODEL, Settings
+from server.version import VERSION
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+logger = logging.getLogger(__name__)
+
+EXIT_CANNOT_LISTEN = 1
+EXIT_CANNOT_SERVE_MODEL = 2
+# How long responses may take to leave once the engine has nothing more to say.
+FLUSH_TIMEOUT_S = 5
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers, which would close the port first and end the process by the signal."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to us."""
+        yield
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal comes. Returns the process's exit code."""
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        return _refuse(
+            f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}", EXIT_CANNOT_LISTEN
+        )
+    with listener, contextlib.ExitStack() as cleanup:
+        try:
+            directory = _model_directory(settings)
+            config = _worker_config(settings, directory)
+            # The worker starts while the rest is imported and set up here.
+            first = Connection(config)
+            cleanup.callback(first.close)
+            connections = iter([first])
+            engine = EngineClient(
+                lambda: next(connections, None) or Connection(config),
+                max_waiting=settings.max_waiting,
+                hang_timeout_s=settings.hang_timeout_s,
+            )
+            service = _Service(settings, _create_app(settings, directory, engine), engine, listener)
+        except ModelError as error:
+            return _refuse(str(error), EXIT_CANNOT_SERVE_MODEL)
+        return uvloop.run(service.run())
+
+
+class _Service:
+    """One run of the server, from listening to the end."""
+
+    def __init__(self, settings: Settings, app: "FastAPI", engine: EngineClient, listener: socket.socket) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._listener = listener
+        self._drain: asyncio.Task[None] | None = None
+        self._http = HttpServer(
+            uvicorn.Config(
+                app,
+                # h11 bounds the size and number of headers; httptools does not, and its cost is quadratic in them.
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=settings.keep_alive_s,
+                timeout_graceful_shutdown=FLUSH_TIMEOUT_S,
+            )
+        )
+
+    async def run(self) -> int:
+        """Listen, report the start, serve, drain. Returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        report = asyncio.create_task(self._report_start())
+        await self._http.serve(sockets=[self._listener])
+        report.cancel()
+        if self._drain is None and self._engine.model is None:
+            return EXIT_CANNOT_SERVE_MODEL
+        return 0
+
+    def _on_signal(self) -> None:
+        """Drain at the first signal; end at once at the second."""
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drain_and_stop())
+        else:
+            self._http.should_exit = self._http.force_exit = True
+
+    async def _drain_and_stop(self) -> None:
+        logger.info("event=draining in_flight=%d", self._engine.status.num_in_flight)
+        self._engine.drain()
+        deadline = asyncio.get_running_loop().time() + self._settings.drain_timeout_s
+        while self._engine.status.num_in_flight and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        # What still runs ends with an error now, and its response with an error event.
+        await self._engine.stop()
+        self._http.should_exit = True
+
+    async def _report_start(self) -> None:
+        """Show the progress of the start, then what is served where; end the server if the model can't be served."""
+        shown = ""
+        while (status := self._engine.status).phase == "starting":
+            line = f"{status.detail} {status.fraction:.0%}"
+            if sys.stderr.isatty() and line != shown:
+                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+                shown = line
+            await asyncio.sleep(0.05)
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if self._engine.model is not None:
+            print(banner(self._settings, self._engine.model, self._listener.getsockname()[:2]), flush=True)
+        elif status.phase == "dead":
+            _refuse(status.detail, EXIT_CANNOT_SERVE_MODEL)
+            self._http.should_exit = True
+
+
+def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "FastAPI":
+    from server.app import create_app
+    from server.served import ServedModel, ServedModels
+    from server.text.template import ChatTemplate, TemplateError
+    from server.text.tokenizer import Tokenizer, TokenizerError
+
+    try:
+        tokenizer = Tokenizer.load(directory)
+        template = ChatTemplate.load(directory, tokenizer.special_tokens, tokenizer.control_tokens)
+    except (TokenizerError, TemplateError) as error:
+        raise UnsupportedModel(str(error)) from error
+    served = ServedModels(
+        [
+            ServedModel(
+                names=settings.served_model_name or (settings.model,),
+                tokenizer=tokenizer,
+                template=template,
+                engine=engine,
+                created=int(time.time()),
+            )
+        ]
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: "FastAPI") -> AsyncIterator[None]:
+        await engine.start()
+        yield
+        await engine.stop()
+
+    return create_app(settings, served, version=VERSION, lifespan=lifespan)
+
+
+def _model_directory(settings: Settings) -> Path:
+    if settings.model == BUNDLED_MODEL:
+        return Path(model.demo.__path__[0]) / "bundled"
+    return resolve(settings.model, settings.revision)
+
+
+def _worker_config(settings: Settings, directory: Path) -> WorkerConfig:
+    options = RunnerOptions(
+        model_dir=str(directory),
+        device=settings.device,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_step_tokens=settings.max_num_batched_tokens,
+        block_size=settings.block_size,
+        kv_cache_bytes=settings.kv_cache_memory_bytes,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        num_threads=settings.num_threads,
+    )
+    return WorkerConfig(runner=options, prefix_caching=settings.enable_prefix_caching)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _refuse(reason: str, code: int) -> int:
+    print(f"nexttoken serve: {reason}", file=sys.stderr, flush=True)
+    return code
