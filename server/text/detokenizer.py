@@ -28,7 +28,9 @@ class TokenBytes(dict[int, bytes]):
 
     def __missing__(self, token_id: int) -> bytes:
         spelling = self._spell(token_id)
-        found = self[token_id] = self._to_bytes(spelling) if spelling is not None else b""
+        if spelling is None:
+            return b""  # not kept: there is no end of ids that are no token
+        found = self[token_id] = self._to_bytes(spelling)
         return found
 
 

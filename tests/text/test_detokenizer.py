@@ -108,3 +108,9 @@ def test_other_decoders_stream_the_text_of_the_whole(directory_of, words):
 def test_other_decoders_keep_the_space_before_a_continuation(directory_of):
     tokenizer = Tokenizer.load(directory_of("word_piece"))
     assert "".join(stream(tokenizer, tokenizer.encode("the dog"))) == " the dog"
+
+
+def test_ids_that_are_no_token_add_nothing(tokenizer: Tokenizer):
+    known = len(tokenizer._bytes[0])
+    assert "".join(stream(tokenizer, range(10**6, 10**6 + 100))) == ""
+    assert len(tokenizer._bytes[0]) == known
