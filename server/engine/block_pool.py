@@ -72,6 +72,7 @@ class BlockPool:
 
     def register(self, block: int, key: bytes) -> None:
         """Make a held, full block findable. If another block with this content is known already, that one stays so."""
+        assert self._hash_of[block] is None
         if key not in self._block_of:
             self._block_of[key] = block
             self._hash_of[block] = key
