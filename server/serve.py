@@ -52,6 +52,8 @@ def serve(settings: Settings) -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    # What uvicorn tells of its start and end, the lines below tell better.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
