@@ -53,9 +53,14 @@ class ChoiceText:
     """Turns one choice's Outputs into Pieces."""
 
     def __init__(
-        self, request: GenerationRequest, tokenizer: Tokenizer, prompt_ids: list[int], echoed: str | None
+        self,
+        request: GenerationRequest,
+        tokenizer: Tokenizer,
+        stop: StopMatcher,
+        prompt_ids: list[int],
+        echoed: str | None,
     ) -> None:
-        """`echoed`: the prompt's text if the choice begins with it."""
+        """`stop`: a fresh one. `echoed`: the prompt's text if the choice begins with it."""
         self.num_tokens = 0
         """Generated so far and shown: those after a stop string don't count."""
         self._tokenizer = tokenizer
@@ -65,7 +70,7 @@ class ChoiceText:
         self._min_tokens = request.min_tokens
         self._include_stop = request.include_stop_str_in_output
         self._detokenizer = tokenizer.detokenizer(request.skip_special_tokens)
-        self._stop = StopMatcher(request.stop, request.include_stop_str_in_output)
+        self._stop = stop
         self._held: deque[tuple[int, Token]] = deque()
         """Tokens whose text was not sent yet, each with the length of text that completes it."""
         self._num_decoded = 0

@@ -66,8 +66,9 @@ class ApiContext:
             "num_choices": body.num_choices,
             "stream": int(body.stream),
         }
-        if body.user is not None:
-            exchange.log_fields["user"] = hashlib.sha256(body.user.encode()).hexdigest()[:12]
+        for name, value in (("user", body.user), ("safety_identifier", body.safety_identifier)):
+            if value is not None:
+                exchange.log_fields[name] = hashlib.sha256(value.encode()).hexdigest()[:12]
         # The key goes first: no salt that a client can choose reaches what another key's requests left in the cache.
         cache_salt = "/".join(filter(None, (self.keys.identify(request), body.cache_salt)))
         return Run(body, model, prompts, cache_salt=cache_salt, request_id=exchange.request_id, metrics=self.metrics)

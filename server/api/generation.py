@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from copy import copy
 from dataclasses import dataclass
 
 from model.batch import SamplingParams
@@ -16,6 +17,7 @@ from server.errors import Draining
 from server.metrics import Metrics
 from server.protocol.common import GenerationRequest, PromptTokensDetails, Usage
 from server.served import ServedModel
+from server.text.stop import StopMatcher
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +50,10 @@ class Run:
         self._prompts = prompts
         self._cache_salt = cache_salt
         self._request_id = request_id
+        # Building one takes time in proportion to the stop strings; each choice gets a copy that shares what was built.
+        stop = StopMatcher(request.stop, request.include_stop_str_in_output)
         self._choices = [
-            ChoiceText(request, model.tokenizer, prompt.token_ids, prompt.echoed)
+            ChoiceText(request, model.tokenizer, copy(stop), prompt.token_ids, prompt.echoed)
             for prompt in prompts
             for _ in range(request.num_choices)
         ]

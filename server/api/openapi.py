@@ -22,4 +22,8 @@ def openapi_document(app: FastAPI, bodies: list[type[WireModel]]) -> dict[str, A
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF)
     document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+    for path in document["paths"].values():
+        for operation in path.values():
+            # The framework's own answer to a bad parameter, which ours replaces.
+            operation["responses"].pop("422", None)
     return document

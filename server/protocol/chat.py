@@ -57,10 +57,10 @@ class Message(WireModel):
     """One turn. A developer speaks as system, and a function's answer is a tool's: templates know no other."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[list[ContentPart], BeforeValidator(_as_parts)] = Field([])
+    content: Annotated[list[ContentPart], BeforeValidator(_as_parts)] = Field([], max_length=1024, fail_fast=True)
     name: Name | None = None
     tool_call_id: Name | None = None
-    tool_calls: list[ToolCall] = Field([])
+    tool_calls: list[ToolCall] = Field([], max_length=128, fail_fast=True)
     function_call: Function | None = None
     refusal: str = ""
     reasoning_content: str | None = None
@@ -94,7 +94,7 @@ _TEMPLATE_ROLES = {"developer": "system", "function": "tool"}
 class Conversation(WireModel):
     """Messages and how to render them; what /tokenize and chat share."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=4096, fail_fast=True)
     add_generation_prompt: bool | None = None
     """True unless the final message is continued."""
     continue_final_message: bool = False
@@ -123,7 +123,6 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=100)
-    safety_identifier: str | None = Field(None, max_length=64)
     prompt_cache_key: Name | None = None
     """Prompts are cached without it, and there is one worker to route to: it has nothing to change."""
 

@@ -70,6 +70,7 @@ class GenerationRequest(WireModel):
     priority: int = Field(0, ge=-1000, le=1000)
     cache_salt: Name | None = None
     user: str | None = Field(None, max_length=512)
+    safety_identifier: str | None = Field(None, max_length=64)
     include_warnings: bool = False
 
     default_max_tokens: ClassVar[int | None] = None

@@ -17,7 +17,7 @@ class TokenizeRequest(Conversation):
 
     model: Name | None = None
     prompt: str | None = None
-    messages: list[Message] = Field([])
+    messages: list[Message] = Field([], max_length=4096, fail_fast=True)
     return_token_strs: bool = False
 
     def check(self) -> None:
