@@ -29,13 +29,15 @@ class KVCache:
         self.block_size = block_size
         shape = (config.num_layers, 2, num_blocks * block_size, config.num_kv_heads, config.head_dim)
         try:
-            layers = torch.empty(shape, dtype=dtype, device=device)
+            cache = torch.empty(shape, dtype=dtype, device=device)
         except RuntimeError as error:  # torch.OutOfMemoryError on a GPU, a plain RuntimeError on the CPU
             num_bytes = num_blocks * bytes_per_block(config, block_size, dtype)
             raise NotEnoughMemory(
                 f"no room on {device} for a KV cache of {num_blocks} blocks ({num_bytes / 2**30:.1f} GiB)"
             ) from error
-        self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in layers]
+        self.layers: list[tuple[Tensor, Tensor]] = [
+            (keys, values) for keys, values in map(torch.unbind, cache.unbind())
+        ]
         """For each layer the keys and values, both [N, K, D]."""
 
     def write(self, layer: int, write_T: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Fills a Transformer's parameters from the safetensors files of a checkpoint."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from model.transformer import Transformer
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 STORED_DTYPES = ("F32", "F16", "BF16")
+MAX_HEADER_BYTES = 100_000_000
+"""The bound of the safetensors library."""
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -90,7 +93,7 @@ def _checked_weights(path: Path, family: Family, model: Transformer) -> Iterator
             if name not in expected:
                 if family.is_ignorable(name, model.config):
                     continue
-                raise WeightMismatch(f"{path}: tensor {name[:200]} has no place in this architecture")
+                raise WeightMismatch(f"{path}: tensor {name[:200]!r} has no place in this architecture")
             stored = file.get_slice(name)
             shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
             if shape != expected[name].shape:
@@ -120,4 +123,22 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise WeightMismatch(f"{path}: cut short or not safetensors: {error}") from error
+        raise WeightMismatch(f"{path}: {_first_cut_tensor(path) or error}") from error
+
+
+def _first_cut_tensor(path: Path) -> str | None:
+    """What a file that safetensors refused lost, where that can be told: it was most likely not copied to its end."""
+    num_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > min(num_bytes - 8, MAX_HEADER_BYTES):
+            return f"cut short at {num_bytes} bytes, within its header, or not safetensors"
+        header = file.read(header_bytes)
+    try:
+        tensors = json.loads(header)
+        ends = {name: tensors[name]["data_offsets"][1] for name in tensors if name != "__metadata__"}
+        cut = {name: end for name, end in ends.items() if end > num_bytes - 8 - header_bytes}
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    first = min(cut, key=lambda name: cut[name], default=None)
+    return None if first is None else f"cut short at {num_bytes} bytes, within tensor {first[:200]!r}"

@@ -23,16 +23,21 @@ from model.kv_cache import KVCache
 
 MAX_BIAS_ELEMENTS = 2**24
 """Most scores one prefill call may need a bias for: some kernels copy the bias to memory in full."""
-SMALLEST_GROUP = 128
-"""Decode rows with fewer keys share a group: a call costs more than the padding."""
+MAX_GROUP_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+"""Most keys and values a decode group gathers: on a CPU what its caches hold (4 MiB is up to twice as fast as 40), on
+a GPU what is spared for it."""
+MAX_PADDING = 1.25
+"""A row's keys are padded to at most this many times their number, or to SHORT_CONTEXT."""
+SHORT_CONTEXT = 128
+"""Up to here the padding costs less than a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
     """Rows of one new token each, over similarly long contexts."""
 
-    tokens: slice | Tensor
-    """Their places among the step's tokens."""
+    tokens_R: Tensor
+    """int64, their places among the step's tokens."""
     read: Tensor
     """int64 [R * N], flat cache positions, each row's oldest key first."""
     bias_R11N: Tensor | None
@@ -41,10 +46,10 @@ class DecodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class PrefillTile:
-    """Some of a prefill row's queries and the keys that they see."""
+    """Some of a prefill row's queries, and the run of gathered keys that they see."""
 
-    queries: slice
-    keys: slice
+    first_query: int
+    first_key: int
     bias_SN: Tensor
 
 
@@ -52,7 +57,8 @@ class PrefillTile:
 class PrefillRow:
     """Several new tokens of one sequence."""
 
-    tokens: slice
+    first_token: int
+    num_tokens: int
     read: Tensor | None
     """int64 [N], flat cache positions, newest key first; None for the start of a sequence, which sees only itself."""
     tiles: tuple[PrefillTile, ...] = ()
@@ -64,6 +70,8 @@ class TorchPlan:
 
     decode: list[DecodeGroup]
     prefill: list[PrefillRow]
+    place_T: Tensor
+    """int64, where each token of the step is found among the tokens of the groups and then of the prefill rows."""
 
 
 class TorchAttention:
@@ -76,6 +84,7 @@ class TorchAttention:
         keys, _ = cache.layers[0]
         self.device = keys.device
         self.dtype = keys.dtype
+        self.max_group_keys = MAX_GROUP_BYTES[self.device.type] // (2 * config.kv_size * self.dtype.itemsize)
 
     @staticmethod
     def supports(config: ModelConfig, device: torch.device) -> str | None:
@@ -92,30 +101,29 @@ class TorchAttention:
         block_tables: NDArray[np.int32],
     ) -> TorchPlan:
         """See AttentionBackend."""
+        ends = num_computed + num_new
+        tables = block_tables[:, : -(-int(ends.max()) // self.cache.block_size)]
         first_tokens = np.cumsum(num_new) - num_new
-        decode = [
-            self._decode_group(first_tokens[rows], num_computed[rows], block_tables[slots[rows]])
-            for rows in self._similar_rows(num_computed, num_new)
-        ]
+        groups = self._similar_rows(num_computed, num_new)
+        prefill_rows = np.flatnonzero(num_new > 1)
+        decode = [self._decode_group(first_tokens[g], num_computed[g], tables[slots[g]]) for g in groups]
         prefill = [
-            self._prefill_row(int(first_tokens[r]), int(num_computed[r]), int(num_new[r]), block_tables[slots[r]])
-            for r in np.flatnonzero(num_new > 1)
+            self._prefill_row(int(first_tokens[r]), int(num_computed[r]), int(num_new[r]), tables[slots[r]])
+            for r in prefill_rows
         ]
-        return TorchPlan(decode, prefill)
+        order = [first_tokens[g] for g in groups]
+        order += [np.arange(first_tokens[r], first_tokens[r] + num_new[r]) for r in prefill_rows]
+        return TorchPlan(decode, prefill, self._on_device(np.argsort(np.concatenate(order))))
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, step: StepTensors[TorchPlan]) -> Tensor:
         """See AttentionBackend."""
         self.cache.write(layer, step.write_T, k_TKD, v_TKD)
-        o_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
-        for group in step.plan.decode:
-            o_THD[group.tokens] = self._attend_decode(layer, q_THD[group.tokens], group)
+        parts = [self._attend_decode(layer, q_THD.index_select(0, g.tokens_R), g) for g in step.plan.decode]
         for row in step.plan.prefill:
-            if row.read is None:
-                new = row.tokens
-                o_THD[new] = _attend(q_THD[new], k_TKD[new], v_TKD[new], None)
-            else:
-                self._attend_prefill(layer, q_THD[row.tokens], row.read, row.tiles, o_THD[row.tokens])
-        return o_THD
+            q, k, v = (x.narrow(0, row.first_token, row.num_tokens) for x in (q_THD, k_TKD, v_TKD))
+            new = [_attend(q, k, v, None)] if row.read is None else self._attend_tiles(layer, q, row.read, row.tiles)
+            parts.extend(new)
+        return torch.cat(parts).index_select(0, step.plan.place_T)
 
     def _attend_decode(self, layer: int, q_RHD: Tensor, group: DecodeGroup) -> Tensor:
         R, H, D = q_RHD.shape
@@ -130,20 +138,30 @@ class TorchAttention:
         )
         return o_RKGD.reshape(R, H, D)
 
-    def _attend_prefill(
-        self, layer: int, q_SHD: Tensor, read: Tensor, tiles: tuple[PrefillTile, ...], o_SHD: Tensor
-    ) -> None:
+    def _attend_tiles(
+        self, layer: int, q_SHD: Tensor, read: Tensor, tiles: tuple[PrefillTile, ...]
+    ) -> Iterator[Tensor]:
         k_NKD, v_NKD = self.cache.read(layer, read)
         for tile in tiles:
-            o_SHD[tile.queries] = _attend(q_SHD[tile.queries], k_NKD[tile.keys], v_NKD[tile.keys], tile.bias_SN)
+            num_queries, num_keys = tile.bias_SN.shape
+            q = q_SHD.narrow(0, tile.first_query, num_queries)
+            k, v = (x.narrow(0, tile.first_key, num_keys) for x in (k_NKD, v_NKD))
+            yield _attend(q, k, v, tile.bias_SN)
 
     def _similar_rows(self, num_computed: NDArray[np.int64], num_new: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The decode rows, in groups whose longest context is at most a quarter longer than the shortest."""
-        groups: dict[int, list[int]] = {}
-        for r in np.flatnonzero(num_new == 1).tolist():
-            num_keys = min(int(num_computed[r]) + 1, self.window or MAX_BIAS_ELEMENTS)
-            groups.setdefault(_rounded_up(num_keys), []).append(r)
-        return [np.array(rows, dtype=np.int64) for rows in groups.values()]
+        """The decode rows, in groups of like contexts that are small enough to gather at once."""
+        rows = np.flatnonzero(num_new == 1)
+        num_keys = num_computed[rows] + 1 - self._first_visible(num_computed[rows])
+        longest_first = np.argsort(-num_keys, kind="stable")
+        starts: list[int] = []
+        padded = 0
+        for i, n in enumerate(num_keys[longest_first].tolist()):
+            is_first = i == 0
+            is_shorter = padded > max(n * MAX_PADDING, SHORT_CONTEXT)
+            if is_first or is_shorter or (i + 1 - starts[-1]) * padded > self.max_group_keys:
+                starts.append(i)
+                padded = n
+        return [np.sort(group) for group in np.split(rows[longest_first], starts)[1:]]
 
     def _decode_group(
         self,
@@ -155,32 +173,31 @@ class TorchAttention:
         num_keys_R = last_R - first_R + 1
         N = int(num_keys_R.max())
         num_blocks = int(last_R.max()) // self.cache.block_size + 1
-        first_R1, last_R1 = self._on_device(np.stack((first_R, last_R))).unsqueeze(2)
+        first_R1, last_R1 = self._on_device(np.stack((first_R, last_R))).unsqueeze(2).unbind()
         position_RN = first_R1 + torch.arange(N, device=self.device)
         read = self._flat(self._on_device(tables[:, :num_blocks]), position_RN.minimum(last_R1))
         bias_R11N = None
         if num_keys_R.min() < N:
-            bias_R11N = self._bias(position_RN <= last_R1)[:, None, None, :]
-        return DecodeGroup(self._places(tokens), read.view(-1), bias_R11N)
+            bias_R11N = self._bias(position_RN <= last_R1).view(-1, 1, 1, N)
+        return DecodeGroup(self._on_device(tokens), read.view(-1), bias_R11N)
 
     def _prefill_row(self, first_token: int, num_computed: int, S: int, table: NDArray[np.int32]) -> PrefillRow:
-        tokens = slice(first_token, first_token + S)
         end = num_computed + S
         if num_computed == 0 and (self.window is None or self.window >= S):
-            return PrefillRow(tokens, None)
+            return PrefillRow(first_token, S, None)
         first = int(self._first_visible(np.int64(num_computed)))
         position_N = torch.arange(end - 1, first - 1, -1, device=self.device)
         table_1B = self._on_device(table[None, : (end - 1) // self.cache.block_size + 1])
-        read = self._flat(table_1B, position_N[None])
-        return PrefillRow(tokens, read.view(-1), tuple(self._tiles(num_computed, S)))
+        read = self._flat(table_1B, position_N.unsqueeze(0))
+        return PrefillRow(first_token, S, read.view(-1), tuple(self._tiles(num_computed, S)))
 
     def _tiles(self, num_computed: int, S: int) -> Iterator[PrefillTile]:
         tile_size = max(1, MAX_BIAS_ELEMENTS // (num_computed + S))
         for start in range(0, S, tile_size):
             stop = min(start + tile_size, S)
             first = int(self._first_visible(np.int64(num_computed + start)))
-            keys = slice(S - stop, num_computed + S - first)
-            yield PrefillTile(slice(start, stop), keys, self._causal_bias(stop - start, keys.stop - keys.start))
+            num_keys = num_computed + stop - first
+            yield PrefillTile(start, S - stop, self._causal_bias(stop - start, num_keys))
 
     def _causal_bias(self, S: int, N: int) -> Tensor:
         """0 where query i sees key j, else -inf: [S, N] for keys newest first, the newest being the last query's own.
@@ -189,7 +206,7 @@ class TorchAttention:
         one line of S + N - 1 numbers, each a step further, and nothing of size S * N is made here.
         """
         age = torch.arange(S + N - 1, device=self.device) - (S - 1)
-        is_visible = age >= 0 if self.window is None else (age >= 0) & (age < self.window)
+        is_visible = age >= 0 if self.window is None else (age >= 0).logical_and(age < self.window)
         return self._bias(is_visible).as_strided((S, N), (1, 1))
 
     def _first_visible(self, position: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
@@ -202,12 +219,7 @@ class TorchAttention:
         return table_RB.gather(1, position_RN // block_size) * block_size + position_RN % block_size
 
     def _bias(self, is_visible: Tensor) -> Tensor:
-        bias = torch.zeros(is_visible.shape, dtype=self.dtype, device=self.device)
-        return bias.masked_fill_(~is_visible, -torch.inf)
-
-    def _places(self, tokens: NDArray[np.int64]) -> slice | Tensor:
-        first, last = int(tokens[0]), int(tokens[-1])
-        return slice(first, last + 1) if last - first + 1 == len(tokens) else self._on_device(tokens)
+        return torch.where(is_visible, 0.0, -torch.inf).to(self.dtype)
 
     def _on_device(self, column: NDArray[np.integer]) -> Tensor:
         return torch.tensor(column, dtype=torch.int64).to(self.device, non_blocking=True)
@@ -226,11 +238,3 @@ def _attend(q_SHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, bias_SN: Tensor | None)
         is_causal=bias_SN is None,
     )
     return o_KGSD.permute(2, 0, 1, 3).reshape(S, H, D)
-
-
-def _rounded_up(num_keys: int) -> int:
-    """The next of SMALLEST_GROUP, then 5/4, 6/4, 7/4 and 8/4 of each power of two."""
-    if num_keys <= SMALLEST_GROUP:
-        return SMALLEST_GROUP
-    quarter = 1 << ((num_keys - 1).bit_length() - 3)
-    return -(-num_keys // quarter) * quarter

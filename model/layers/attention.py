@@ -32,7 +32,8 @@ class Attention(nn.Module):
         """The block's first summand, y_TE. Writes the tokens' keys and values to the cache."""
         H, K = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x_TE).view(-1, H + 2 * K, self.head_dim)
-        qk = rotation(qkv[:, : H + K])
-        o_THD = backend.attend(self.layer, qk[:, :H], qk[:, H:], qkv[:, H + K :], step)
+        qk, v_TKD = qkv.split_with_sizes((H + K, K), dim=1)
+        q_THD, k_TKD = rotation(qk).split_with_sizes((H, K), dim=1)
+        o_THD = backend.attend(self.layer, q_THD, k_TKD, v_TKD, step)
         y_TE: Tensor = self.output(o_THD.flatten(1))
         return y_TE
