@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from server.engine.client import Engine
 from server.engine.messages import ModelInfo
-from server.errors import ModelNotFound, NotReady
+from server.errors import EngineDead, ModelNotFound, NotReady
 from server.text.template import ChatTemplate
 from server.text.tokenizer import Tokenizer
 
@@ -30,9 +30,11 @@ class ServedModel:
 
     @property
     def info(self) -> ModelInfo:
-        """What the worker serves. Raises NotReady while it loads."""
+        """What the worker serves. Raises NotReady while it loads, EngineDead if it never will."""
         if self.engine.model is None:
             status = self.engine.status
+            if status.phase == "dead":
+                raise EngineDead("the model could not be started; the server's log says why")
             raise NotReady(f"the model is not ready yet: {status.detail} ({status.fraction:.0%})")
         return self.engine.model
 

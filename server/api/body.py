@@ -85,7 +85,7 @@ def _parse(model: type[T], body: bytes, strict_fields: bool) -> tuple[T, list[st
 
 def _invalid(error: ErrorDetails) -> InvalidRequest:
     """Pydantic's sentence under the field's name. It never holds a value of the request."""
-    # A key of logit_bias is the client's text and no name of ours; keep what leads there.
-    path = [str(part) for part in error["loc"]]
-    known = [part for part in path if part.isidentifier() or part.isdecimal()][:8]
-    return InvalidRequest(error["msg"], param=".".join(known)[:120] or None)
+    # The path may end in a key of an object that the client filled, which could be any text of any length.
+    path = [str(part) for part in error["loc"]][:8]
+    names = [part for part in path if len(part) <= 64 and (part.isidentifier() or part.isdecimal())]
+    return InvalidRequest(error["msg"], param=".".join(names) or None)

@@ -11,10 +11,14 @@ from server.api.auth import KeyRing
 from server.api.body import json_body
 from server.api.exchange import exchange_of
 from server.api.generation import Prompt, Run
+from server.errors import InvalidRequest
 from server.metrics import Metrics
 from server.protocol.common import GenerationRequest, Limits
 from server.protocol.wire import WireModel
 from server.served import ServedModel, ServedModels
+
+# Entries of log-probabilities that one answer may hold at once, some hundred bytes each.
+MAX_LOGPROB_ENTRIES = 2**22
 
 T = TypeVar("T", bound=WireModel)
 
@@ -57,7 +61,11 @@ class ApiContext:
         )
 
     def run(self, request: Request, body: GenerationRequest, model: ServedModel, prompts: list[Prompt]) -> Run:
-        """The generation that answers the request; nothing runs before its pieces are read."""
+        """The generation that answers the request; nothing runs before its pieces are read.
+
+        Raises InvalidRequest for an answer too large to hold.
+        """
+        _check_size(body, prompts)
         exchange = exchange_of(request)
         exchange.log_fields |= {
             "model": model.name,
@@ -72,3 +80,16 @@ class ApiContext:
         # The key goes first: no salt that a client can choose reaches what another key's requests left in the cache.
         cache_salt = "/".join(filter(None, (self.keys.identify(request), body.cache_salt)))
         return Run(body, model, prompts, cache_salt=cache_salt, request_id=exchange.request_id, metrics=self.metrics)
+
+
+def _check_size(body: GenerationRequest, prompts: list[Prompt]) -> None:
+    if body.num_logprobs is None:
+        return
+    echoed = sum(len(prompt.token_ids) for prompt in prompts if prompt.params.prompt_logprobs is not None)
+    # A stream's are sent as they come.
+    generated = 0 if body.stream else sum(prompt.params.max_tokens for prompt in prompts)
+    if (echoed + generated) * body.num_choices * (1 + body.num_logprobs) > MAX_LOGPROB_ENTRIES:
+        raise InvalidRequest(
+            f"more than {MAX_LOGPROB_ENTRIES} log-probabilities; ask for fewer tokens, choices or alternatives",
+            param=body.logprobs_field,
+        )

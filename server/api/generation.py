@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing
 from copy import copy
 from dataclasses import dataclass
 
@@ -50,15 +50,9 @@ class Run:
         self._prompts = prompts
         self._cache_salt = cache_salt
         self._request_id = request_id
-        # Building one takes time in proportion to the stop strings; each choice gets a copy that shares what was built.
-        stop = StopMatcher(request.stop, request.include_stop_str_in_output)
-        self._choices = [
-            ChoiceText(request, model.tokenizer, copy(stop), prompt.token_ids, prompt.echoed)
-            for prompt in prompts
-            for _ in range(request.num_choices)
-        ]
+        self._choices: list[ChoiceText] = []
         self._num_cached: dict[int, int] = {}
-        self._clock = _Clock(metrics, model.name, len(self._choices))
+        self._clock = _Clock(metrics, model.name)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """What each choice gained, in the order it came; the last piece of a choice has its finish_reason.
@@ -68,7 +62,9 @@ class Run:
         """
         async with AsyncExitStack() as stack:
             generations = [await self._enter(stack, prompt) for prompt in self._prompts]
-            async for prompt_index, output in _merged(generations):
+            self._choices = self._make_choices()
+            outputs = await stack.enter_async_context(aclosing(_merged(generations)))
+            async for prompt_index, output in outputs:
                 self._check(output)
                 self._note_cached(prompt_index, output.num_cached)
                 index = prompt_index * self.request.num_choices + output.index
@@ -100,6 +96,16 @@ class Run:
             )
         )
 
+    def _make_choices(self) -> list[ChoiceText]:
+        request, tokenizer = self.request, self.model.tokenizer
+        # Building one takes time in proportion to the stop strings; each choice gets a copy that shares what was built.
+        stop = StopMatcher(request.stop, request.include_stop_str_in_output)
+        return [
+            ChoiceText(request, tokenizer, copy(stop), prompt.token_ids, prompt.echoed)
+            for prompt in self._prompts
+            for _ in range(request.num_choices)
+        ]
+
     def _check(self, output: Output) -> None:
         match output.finish_reason:
             case "error":
@@ -113,7 +119,7 @@ class Run:
         self._num_cached[prompt_index] = min(num_cached, self._num_cached.get(prompt_index, num_cached))
 
 
-async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, Output]]:
+async def _merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Output], None]:
     """The outputs of all, each with the index of its generation, as they come."""
     if len(generations) == 1:
         async for output in generations[0]:
@@ -137,9 +143,10 @@ async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int,
 class _Clock:
     """Measures one request for the metrics."""
 
-    def __init__(self, metrics: Metrics, model_name: str, num_choices: int) -> None:
+    def __init__(self, metrics: Metrics, model_name: str) -> None:
         self._started = time.monotonic()
-        self._last: list[float | None] = [None] * num_choices
+        self._last: dict[int, float] = {}
+        """When each choice last got a token."""
         self._first_token = metrics.time_to_first_token.labels(model_name)
         self._between_tokens = metrics.inter_token_latency.labels(model_name)
         self._generated = metrics.generation_tokens.labels(model_name)
@@ -150,7 +157,7 @@ class _Clock:
         """A choice got tokens."""
         if not num_tokens:
             return
-        now, last = time.monotonic(), self._last[index]
+        now, last = time.monotonic(), self._last.get(index)
         if last is None:
             self._first_token.observe(now - self._started)
         else:

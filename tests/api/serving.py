@@ -34,9 +34,16 @@ class Served:
             yield client
 
 
-def serve(text: str = TEXT, script: Script | None = None, *, max_in_flight: int = 64, **settings: Any) -> Served:
+def serve(
+    text: str = TEXT,
+    script: Script | None = None,
+    *,
+    max_in_flight: int = 64,
+    max_model_len: int = 256,
+    **settings: Any,
+) -> Served:
     """An app whose model says this text."""
-    engine = ScriptedEngine(script or says(TOKENIZER, text), max_in_flight=max_in_flight)
+    engine = ScriptedEngine(script or says(TOKENIZER, text), max_in_flight=max_in_flight, max_model_len=max_model_len)
     model = ServedModel(("tiny", "alias/tiny"), TOKENIZER, chat_template(TOKENIZER), engine, created=1)
     return Served(create_app(Settings(**settings), ServedModels([model]), version="0.0.0"), engine)
 

@@ -164,6 +164,17 @@ def test_in12_impossible_tokens_have_a_finite_logprob() -> None:
     assert min(top) == -9999.0
 
 
+def test_in23_logprobs_that_no_answer_can_hold_are_refused_at_the_door() -> None:
+    served = serve("ok", max_model_len=2**17)
+    for body in (
+        {"logprobs": 20, "max_tokens": 2**16, "n": 4},
+        {"logprobs": 20, "max_tokens": 1, "n": 16, "echo": True, "prompt": [1] * 2**15, "stream": True},
+    ):
+        assert refused(ask(served, COMPLETIONS, {"prompt": "a"} | body))["param"] == "logprobs"
+    assert complete(served, prompt="a", logprobs=20, max_tokens=2**16)
+    assert stream(served, COMPLETIONS, prompt="a", logprobs=20, max_tokens=2**16, n=4)
+
+
 @pytest.mark.parametrize("is_declared", [True, False])
 def test_in15_a_body_over_the_limit_is_refused_before_it_is_parsed(is_declared: bool) -> None:
     served = serve(max_body_bytes=2048)

@@ -153,6 +153,33 @@ def test_st08_a_refusal_after_the_first_comment_is_an_error_event() -> None:
     asyncio.run(run())
 
 
+def test_en03_a_client_that_leaves_between_header_and_first_token_ends_the_events() -> None:
+    async def run() -> None:
+        commented, closed = asyncio.Event(), asyncio.Event()
+
+        async def never() -> AsyncGenerator[bytes, None]:
+            try:
+                await asyncio.Event().wait()
+                yield b""
+            finally:
+                closed.set()
+
+        async def receive() -> dict[str, Any]:
+            await commented.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message.get("body"):
+                commented.set()
+
+        exchange = Exchange("id")
+        await EventStream(never(), keep_alive_s=0.01)({"type": "http", "state": {"exchange": exchange}}, receive, send)
+        assert closed.is_set()
+        assert exchange.log_fields["outcome"] == "disconnected"
+
+    asyncio.run(run())
+
+
 def test_streaming_really_streams() -> None:
     """The first chunk leaves before the second token is made."""
 
