@@ -1,0 +1,79 @@
+"""Top-k, top-p and min-p keep the tokens that their definitions name."""
+
+import math
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.truncation import min_p_gap, top_k_gap, top_p_gap
+
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.integers(1, 700)
+
+
+def random_gaps(seed: int, size: int, with_ties: bool) -> torch.Tensor:
+    """Three rows of gaps, from peaked to flat; the first token of each is not the most likely one in general."""
+    logits = np.random.default_rng(seed).normal(size=(3, size)) * [[8.0], [2.0], [0.1]]
+    if with_ties:
+        logits = logits.round(1)
+    return torch.from_numpy((logits.max(axis=1, keepdims=True) - logits).astype(np.float32))
+
+
+def weights_of(gaps: torch.Tensor) -> torch.Tensor:
+    return (gaps.neg().exp() * 2.0**40).long()
+
+
+@given(seeds, sizes, st.booleans(), st.floats(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_top_k_keeps_the_k_most_likely_and_their_equals(seed, size, with_ties, part):
+    gaps = random_gaps(seed, size, with_ties)
+    k = max(1, math.ceil(part * size))
+    limits = top_k_gap(gaps, torch.tensor([k, 1, size]))
+    expected = [np.sort(row)[rank - 1] for row, rank in zip(gaps.numpy(), (k, 1, size), strict=True)]
+    assert limits.tolist() == expected
+
+
+@given(seeds, sizes, st.booleans(), st.floats(0, 1) | st.sampled_from([1e-10, 1e-4, 1.0]))
+@settings(max_examples=150, deadline=None)
+def test_top_p_keeps_the_smallest_likely_set_that_reaches_p(seed, size, with_ties, top_p):
+    gaps = random_gaps(seed, size, with_ties)
+    limits = top_p_gap(gaps, weights_of(gaps), torch.full((3,), top_p, dtype=torch.float64))
+    for row, limit in zip(gaps.double().numpy(), limits.tolist(), strict=True):
+        probabilities = np.exp(-row) / np.exp(-row).sum()
+        mass_of_kept = probabilities[row <= limit].sum()
+        mass_without_border = probabilities[row < limit].sum()
+        assert mass_of_kept >= top_p - 1e-6
+        assert mass_without_border < top_p + 1e-6
+        assert limit in row
+
+
+def test_top_p_of_one_keeps_every_token_that_can_be_drawn_however_many():
+    gaps = torch.rand(1, 200_000) * 0.01
+    gaps[0, 123] = 20.0
+    weights = weights_of(gaps)
+    assert weights.sum() > 2**57  # far more than float64 counts exactly
+    assert top_p_gap(gaps, weights, torch.ones(1, dtype=torch.float64)).item() == 20.0
+
+
+def test_top_p_beyond_the_few_first_tokens_leaves_the_neighbours_as_they_are():
+    peaked, flat = torch.arange(1000.0), torch.linspace(0, 1, 1000)
+    gaps = torch.stack([peaked, flat, peaked])
+    limits = top_p_gap(gaps, weights_of(gaps), torch.full((3,), 0.9, dtype=torch.float64))
+    assert limits[0] == limits[2] == 2.0  # 1 - 1/e^3 = 0.95 is the first to reach 0.9
+    assert 0.8 < limits[1] < 0.9
+
+
+def test_infinite_gaps_are_kept_last():
+    gaps = torch.tensor([[torch.inf, 1.0, 0.0, torch.inf]])
+    assert top_k_gap(gaps, torch.tensor([2])).item() == 1.0
+    assert top_k_gap(gaps, torch.tensor([3])).item() == torch.inf
+    assert top_p_gap(gaps, weights_of(gaps), torch.tensor([1.0], dtype=torch.float64)).item() == 1.0
+
+
+def test_min_p_is_relative_to_the_most_likely_token():
+    limits = min_p_gap(torch.tensor([0.0, 0.1, 1.0], dtype=torch.float64)).tolist()
+    assert limits[0] == math.inf
+    assert math.isclose(math.exp(-limits[1]), 0.1)
+    assert limits[2] == 0
