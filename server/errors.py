@@ -45,6 +45,10 @@ class MethodNotAllowed(RequestError):
     """The path exists, for other methods."""
 
 
+class BodyTimeout(RequestError):
+    """The body didn't arrive in time."""
+
+
 class PayloadTooLarge(RequestError):
     """The body has more bytes than the server reads."""
 
@@ -97,6 +101,7 @@ KINDS: dict[type[RequestError], ErrorKind] = {
     NotFound: ErrorKind(404, "not_found_error", "not_found"),
     ModelNotFound: ErrorKind(404, "not_found_error", "model_not_found"),
     MethodNotAllowed: ErrorKind(405, "invalid_request_error", "method_not_allowed"),
+    BodyTimeout: ErrorKind(408, "invalid_request_error", "body_timeout"),
     PayloadTooLarge: ErrorKind(413, "invalid_request_error", "payload_too_large"),
     UnsupportedMediaType: ErrorKind(415, "invalid_request_error", "unsupported_media_type"),
     QueueFull: ErrorKind(429, "rate_limit_error", "rate_limit_exceeded", 1),

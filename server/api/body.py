@@ -9,11 +9,13 @@ from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
 from server.api.exchange import exchange_of
-from server.errors import ClientDisconnected, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from server.errors import BodyTimeout, ClientDisconnected, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from server.protocol.wire import WireModel, unknown_fields
 
 # Larger bodies are parsed in a thread, so that other streams don't wait for them.
 MAX_INLINE_BYTES = 64 * 1024
+# A body that trickles in holds a connection and memory for nothing.
+MAX_READ_S = 60.0
 # Unknown fields beyond these are not named one by one.
 MAX_WARNINGS = 8
 
@@ -23,8 +25,8 @@ T = TypeVar("T", bound=WireModel)
 def json_body(model: type[T], *, max_bytes: int, strict_fields: bool) -> Callable[[Request], Awaitable[T]]:
     """A dependency that reads the request's body as `model`.
 
-    It raises UnsupportedMediaType, PayloadTooLarge, or InvalidRequest naming the first field at fault. Unknown fields
-    are such a fault if `strict_fields`, else they become warnings of the exchange.
+    It raises UnsupportedMediaType, PayloadTooLarge, BodyTimeout, or InvalidRequest naming the first field at fault.
+    Unknown fields are such a fault if `strict_fields`, else they become warnings of the exchange.
     """
 
     async def read(request: Request) -> T:
@@ -60,12 +62,15 @@ async def _read(request: Request, max_bytes: int) -> bytes:
         raise too_large
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise too_large
+        async with asyncio.timeout(MAX_READ_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise too_large
     except ClientDisconnect as error:
         raise ClientDisconnected("the client left before its request was complete") from error
+    except TimeoutError:
+        raise BodyTimeout(f"the body did not arrive within {MAX_READ_S:.0f} s") from None
     return bytes(body)
 
 

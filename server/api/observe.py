@@ -16,6 +16,7 @@ from server.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_PROBES = frozenset(("/health", "/ready", "/metrics"))
 MAX_LOGGED_CHARS = 200
 
 
@@ -74,7 +75,9 @@ def _log(scope: Scope, exchange: Exchange, status: int, duration_s: float) -> No
     if exchange.warnings:
         fields["warnings"] = "; ".join(exchange.warnings)
     line = " ".join(f"{name}={_quoted(value)}" for name, value in (fields | exchange.log_fields).items())
-    logger.info("event=request id=%s %s", exchange.request_id, line)
+    # Probes come every few seconds and would drown the rest.
+    level = logging.DEBUG if _endpoint(scope) in _PROBES else logging.INFO
+    logger.log(level, "event=request id=%s %s", exchange.request_id, line)
 
 
 def _quoted(value: str | int | float) -> str:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.api import body
 from tests.api.serving import TOKENIZER, Served, ask, listening, refused, serve, strict_json
 
 OPEN = {"/health", "/ready", "/metrics"}
@@ -19,7 +20,7 @@ PROMPT = {"prompt": "PROMPT-CANARY"}
 
 def routes(served: Served) -> list[tuple[str, str]]:
     """Method and path of everything the app answers, found by walking its routers."""
-    found = []
+    found: list[tuple[str, str]] = []
 
     def walk(routes: Any) -> None:
         for route in routes:
@@ -110,7 +111,7 @@ def test_nw01_no_host_header_goes_round_the_key(host: str) -> None:
 def test_nw07_an_unforeseen_exception_is_one_sentence_and_an_id(caplog: pytest.LogCaptureFixture) -> None:
     for layer in ("engine", "template"):
         served = serve()
-        body: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}]}
+        chat: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}]}
 
         def fail(*_: Any, **__: Any) -> None:
             raise RuntimeError("secret at 0x7f00 in /root")
@@ -121,7 +122,7 @@ def test_nw07_an_unforeseen_exception_is_one_sentence_and_an_id(caplog: pytest.L
             served.engine.generate = fail  # type: ignore[assignment, method-assign]
         for stream in (False, True):
             caplog.clear()
-            answer = ask(served, "/v1/chat/completions", body | {"stream": stream})
+            answer = ask(served, "/v1/chat/completions", chat | {"stream": stream})
             error = refused(answer, 500)
             assert not any(word in answer.text for word in ("secret", "0x", "root", "RuntimeError"))
             request_id = answer.headers["x-request-id"]
@@ -135,18 +136,18 @@ def test_nw11_neither_keys_nor_prompts_are_logged_or_echoed(caplog: pytest.LogCa
     served = serve("ok", api_key=("KEY-CANARY",))
     seen = []
     for key in ("KEY-CANARY", "WRONG-CANARY"):
-        for path, body in (
+        for path, sent in (
             ("/v1/completions", PROMPT),
             ("/v1/completions?api_key=KEY-CANARY", PROMPT | {"n": "PROMPT-CANARY", "stop": "PROMPT-CANARY"}),
             ("/v1/completions", {"prompt": ["PROMPT-CANARY", 1]}),
             ("/v1/chat/completions", {"messages": [{"role": "PROMPT-CANARY"}], "user": "PROMPT-CANARY"}),
             ("/v1/completions", PROMPT | {"user": "PROMPT-CANARY", "logit_bias": {"PROMPT-CANARY": 1}}),
         ):
-            seen.append(ask(served, path, body, authorization=f"Bearer {key}").text)
+            seen.append(ask(served, path, sent, authorization=f"Bearer {key}").text)
     seen.append(ask(served, "/metrics", None, authorization="Bearer KEY-CANARY").text)
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("server")]
     assert "CANARY" not in "".join(seen + ours)
-    assert len(ours) == 11
+    assert len(ours) == 10
 
 
 def test_nw12_a_client_can_not_write_log_lines_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
@@ -201,6 +202,23 @@ def test_nw13_clients_add_no_series_to_the_metrics() -> None:
     assert after[("nexttoken:num_requests_running", model)] == 0
     requests = ("nexttoken:http_requests_total", ("endpoint", "/v1/completions"), ("status", "2xx"))
     assert after[requests] == 10
+
+
+def test_nw15_a_body_that_does_not_arrive_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "MAX_READ_S", 0.05)
+
+    async def run() -> bytes:
+        async with listening(serve().app) as url:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+            head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
+            writer.write(f"{head}Connection: close\r\n\r\n{{".encode())
+            answer = await reader.read()
+            writer.close()
+            return answer
+
+    status, _, content = asyncio.run(run()).partition(b"\r\n")
+    assert status.split()[1] == b"408"
+    assert b'"code":"body_timeout"' in content
 
 
 def test_nw14_no_origin_is_allowed_unless_it_is_named() -> None:

@@ -15,7 +15,7 @@ from server.errors import RequestError
 from tests.api.serving import TEXT, Served, ask, events, listening, refused, serve
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-MESSAGES = [{"role": "user", "content": "hi"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 BODIES = {COMPLETIONS: {"prompt": "hi", "max_tokens": 200}, CHAT: {"messages": MESSAGES, "max_tokens": 200}}
 
 
@@ -261,12 +261,12 @@ def test_the_official_client_reads_answers_streams_and_errors() -> None:
             listening(served.app) as url,
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0) as client,
         ):
-            answer = await client.chat.completions.create(model="tiny", messages=MESSAGES, logprobs=True)  # type: ignore[arg-type]
+            answer = await client.chat.completions.create(model="tiny", messages=MESSAGES, logprobs=True)
             assert answer.choices[0].message.content == TEXT
             text = ""
             stream = await client.chat.completions.create(
                 model="tiny",
-                messages=MESSAGES,  # type: ignore[arg-type]
+                messages=MESSAGES,
                 stream=True,
                 stream_options={"include_usage": True},
             )
