@@ -4,13 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic import ByteSize, ValidationError
 from pydantic.fields import FieldInfo
 
-from server.settings import Settings, read_settings
+from server.settings import Settings, read_settings, value_kind
 from server.version import VERSION
 
 EXIT_BAD_USE = 2
@@ -48,7 +47,7 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
     """A flag for a setting. Values stay text here: pydantic reads them, by the rules that hold for all sources."""
     flag = "--" + name.replace("_", "-")
-    kind = _value_kind(field.annotation)
+    kind = value_kind(field)
     default = field.default
     suffix = f" (default: {default})" if default not in (None, (), "") else ""
     help_text = (field.description or "").replace("%", "%%") + suffix
@@ -61,13 +60,6 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
     else:
         metavar = {int: "N", float: "X", ByteSize: "BYTES"}.get(kind, "TEXT")
         parser.add_argument(flag, metavar=metavar, help=help_text)
-
-
-def _value_kind(annotation: Any) -> Any:
-    """The type of a setting without its None."""
-    if get_origin(annotation) in (Union, UnionType):
-        (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
-    return annotation
 
 
 def _settings_or_exit(options: argparse.Namespace) -> Settings:
@@ -87,3 +79,7 @@ def _settings_or_exit(options: argparse.Namespace) -> Settings:
 
 def _setting_name(location: tuple[int | str, ...]) -> str:
     return "--" + str(location[0]).replace("_", "-") if location else "settings"
+
+
+if __name__ == "__main__":
+    main()

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
-from model.hub import resolve
 
 import model.demo
 from model.description import RunnerOptions
 from model.errors import ModelError, UnsupportedModel
+from model.hub import resolve
 from server.banner import banner
 from server.engine.client import EngineClient
 from server.engine.connection import Connection

@@ -4,10 +4,12 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import ByteSize, Field, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 BUNDLED_MODEL = "nexttoken-tiny"
@@ -106,6 +108,14 @@ def read_settings(flags: Mapping[str, Any], file: Path | None = None) -> Setting
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return f"NEXTTOKEN_{name.upper()}"
+
+
+def value_kind(field: FieldInfo) -> Any:
+    """The type of a setting, without its None."""
+    annotation = field.annotation
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
+    return annotation
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""Flags, variables and files: where a setting comes from, and what is said of a bad one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server import cli
+from server.settings import Settings, read_settings, variable
+from server.settings_table import settings_table, with_table
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "server.cli", *arguments], capture_output=True, text=True, timeout=30)
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable(name), raising=False)
+
+
+def test_a_flag_goes_before_a_variable_before_a_file_before_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("port: 1\nmax-num-seqs: 1\nmax_waiting: 1\n")
+    monkeypatch.setenv("NEXTTOKEN_PORT", "2")
+    monkeypatch.setenv("NEXTTOKEN_MAX_NUM_SEQS", "2")
+    settings = read_settings({"port": "3"}, file)
+    assert (settings.port, settings.max_num_seqs, settings.max_waiting, settings.max_choices) == (3, 2, 1, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("s.yaml", "api_key: [a, b]"), ("s.toml", 'api_key = ["a", "b"]'), ("s.yml", 'api-key: "a,b"')]
+)
+def test_files_are_yaml_or_toml(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_settings({}, tmp_path / name).api_key == ("a", "b")
+
+
+def test_a_variable_may_hold_several_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTTOKEN_API_KEY", "first, second")
+    assert read_settings({}).api_key == ("first", "second")
+
+
+def test_sizes_may_have_units() -> None:
+    assert read_settings({"kv_cache_memory_bytes": "1.5GiB"}).kv_cache_memory_bytes == 3 << 29
+
+
+@pytest.mark.parametrize("values", [{"port": "x"}, {"port": "70000"}, {"max_num_seqs": "0"}, {"prot": 1}])
+def test_a_value_out_of_range_or_an_unknown_name_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        read_settings(values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "--port", "x"], "--port"),
+        (["serve", "--no-such-flag"], "--no-such-flag"),
+        (["serve", "--config", "missing.yaml"], "missing.yaml"),
+        (["serve", "--gpu-memory-utilization", "2"], "--gpu-memory-utilization"),
+        ([], "COMMAND"),
+    ],
+)
+def test_wrong_usage_names_the_flag_and_exits_with_2(arguments: list[str], message: str) -> None:
+    result = run_cli(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_every_setting_is_a_flag_with_its_help() -> None:
+    text = run_cli("serve", "--help").stdout
+    for name in Settings.model_fields:
+        assert ("MODEL" if name == "model" else "--" + name.replace("_", "-")) in text
+
+
+def test_the_model_can_be_given_by_place_or_by_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Settings] = []
+    monkeypatch.setattr("server.serve.serve", lambda settings: seen.append(settings) or 0)
+    for arguments in (["serve", "some/model"], ["serve", "--model", "some/model"], ["serve"]):
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+    assert [settings.model for settings in seen] == ["some/model", "some/model", "nexttoken-tiny"]
+
+
+def test_the_readme_lists_the_settings_as_they_are() -> None:
+    assert with_table(README.read_text()) == README.read_text(), "run: python -m server.settings_table README.md"
+    assert len(settings_table().splitlines()) == len(Settings.model_fields) + 2
