@@ -170,7 +170,9 @@ class _Scripted:
     def _step(self, index: int) -> Output:
         params, position = self._params, self._positions[index]
         self._positions[index] += 1
-        output = Output(index=index, token_ids=[], num_cached=self._num_cached)
+        # The later choices find what the first one computed.
+        num_cached = self._num_cached if index == 0 else len(self._prompt_ids) - 1
+        output = Output(index=index, token_ids=[], num_cached=num_cached)
         if position == 0 and params.prompt_logprobs is not None:
             output.prompt_logprobs = [self._logprobs(i, params.prompt_logprobs) for i in self._prompt_ids[1:]]
         if params.max_tokens == 0:

@@ -66,20 +66,22 @@ def complete(served: Served, **body: Any) -> dict[str, Any]:
     """The answer of a plain completion that works."""
     answer = ask(served, "/v1/completions", body)
     assert answer.status_code == 200, answer.text
-    return strict_json(answer.content)
+    content: dict[str, Any] = strict_json(answer.content)
+    return content
 
 
 def chat(served: Served, **body: Any) -> dict[str, Any]:
     """The answer of a plain chat that works."""
     answer = ask(served, "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], **body})
     assert answer.status_code == 200, answer.text
-    return strict_json(answer.content)
+    content: dict[str, Any] = strict_json(answer.content)
+    return content
 
 
 def refused(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
     """The error object of an answer that is a refusal in OpenAI's shape."""
     assert answer.status_code == status, answer.text
-    error = strict_json(answer.content)["error"]
+    error: dict[str, Any] = strict_json(answer.content)["error"]
     assert set(error) == {"message", "type", "param", "code"}
     return error
 

@@ -234,7 +234,7 @@ def test_nw14_no_origin_is_allowed_unless_it_is_named() -> None:
 def test_is05_keys_do_not_share_cached_prompts() -> None:
     served = serve(api_key=("k1", "k2"))
 
-    def cached(key: str, **body: Any) -> int:
+    def cached(key: str, **body: Any) -> Any:
         answer = ask(served, "/v1/completions", {"prompt": "abcdef"} | body, authorization=f"Bearer {key}")
         return strict_json(answer.content)["usage"]["prompt_tokens_details"]["cached_tokens"]
 
