@@ -4,7 +4,7 @@ from pathlib import Path
 
 from model.errors import ModelNotFound
 
-FILES = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model"]
+FILES = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
 """What we read. Never code, never pickled weights, nor the second copy of the weights that some repositories hold."""
 
 

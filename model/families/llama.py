@@ -28,11 +28,11 @@ ACTIVATIONS: dict[str, Activation] = {
 
 def read_config(config: Fields, generation: Fields) -> ModelConfig:
     """A Llama of config.json and generation_config.json; defaults are those of transformers' LlamaConfig."""
-    return read_llama_like(config, generation, sliding_window=None)
+    return read_llama_like(config, generation, "LlamaForCausalLM", sliding_window=None)
 
 
-def read_llama_like(config: Fields, generation: Fields, sliding_window: int | None) -> ModelConfig:
-    """A Llama that may have a sliding window."""
+def read_llama_like(config: Fields, generation: Fields, architecture: str, sliding_window: int | None) -> ModelConfig:
+    """A Llama under any name, which may have a sliding window."""
     vocab_size = config.integer("vocab_size", 1, MAX_VOCAB)
     hidden_size = config.integer("hidden_size", 1, MAX_WIDTH)
     num_heads = config.integer("num_attention_heads", 1, MAX_HEADS)
@@ -45,7 +45,7 @@ def read_llama_like(config: Fields, generation: Fields, sliding_window: int | No
     max_position = config.integer("max_position_embeddings", 1, MAX_LENGTH, 2048)
     has_attention_bias = config.flag("attention_bias", False)
     return ModelConfig(
-        architecture=config.values["architectures"][0],
+        architecture=architecture,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         num_layers=config.integer("num_hidden_layers", 1, MAX_LAYERS),
@@ -65,7 +65,7 @@ def read_llama_like(config: Fields, generation: Fields, sliding_window: int | No
         bos_token_id=next(iter(config.token_ids("bos_token_id", vocab_size)), None),
         eos_token_ids=_eos_token_ids(config, generation, vocab_size),
         stored_dtype=_stored_dtype(config),
-        generation=_generation_defaults(generation, vocab_size),
+        generation=_generation_defaults(generation),
     )
 
 
@@ -130,7 +130,7 @@ def _stored_dtype(config: Fields) -> str | None:
     return name or None
 
 
-def _generation_defaults(generation: Fields, vocab_size: int) -> GenerationDefaults:
+def _generation_defaults(generation: Fields) -> GenerationDefaults:
     def number(name: str, low: float, high: float) -> float | None:
         return generation.number(name, low, high) if generation.has(name) else None
 

@@ -12,7 +12,7 @@ def read_config(config: Fields, generation: Fields) -> ModelConfig:
     window: int | None = 4096
     if "sliding_window" in config.values:
         window = config.integer("sliding_window", 1, MAX_LENGTH) if config.has("sliding_window") else None
-    return llama.read_llama_like(config, generation, window)
+    return llama.read_llama_like(config, generation, "MistralForCausalLM", window)
 
 
 MISTRAL = Family("MistralForCausalLM", read_config, llama.weights, llama.is_ignorable)

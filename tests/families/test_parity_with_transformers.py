@@ -1,6 +1,7 @@
 """Our logits against transformers' own, for small random models of every variant we serve."""
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from model.loader import load_weights
 from model.transformer import Transformer
 from tests.model_steps import MAX_SLOTS, Row, Stepper
 
+MODELS = Path(os.environ.get("NEXTTOKEN_TEST_MODELS", Path(__file__).parents[3] / "shared" / "models"))
 CPU = torch.device("cpu")
 VOCAB = 96
 SMALL: dict[str, Any] = {
@@ -98,6 +100,27 @@ def prompt(length: int, seed: int = 0) -> list[int]:
     return torch.randint(0, VOCAB, (length,), generator=generator).tolist()
 
 
+def greedy(model: Transformer, token_ids: list[int], count: int) -> list[int]:
+    """The next tokens, each computed from the cache of those before."""
+    stepper = Stepper(model)
+    generated = [int(stepper.run(0, token_ids)[-1].argmax())]
+    while len(generated) < count:
+        generated.append(int(stepper.run(0, generated[-1:])[-1].argmax()))
+    return generated
+
+
+def greedy_of_transformers(model: Any, token_ids: list[int], count: int) -> list[int]:
+    inputs = torch.tensor([token_ids])
+    all_ids = model.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=count,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return all_ids[0, len(token_ids) :].tolist()
+
+
 @pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"dynamic rope, short"}))
 def test_float32_logits_equal_those_of_transformers(variant):
     models = pair(variant)
@@ -159,16 +182,18 @@ def test_any_mix_of_chunks_and_decode_rows_gives_the_logits_of_whole_prompts(var
 def test_greedy_text_equals_that_of_transformers_past_the_original_length_of_dynamic_rope():
     models = pair("dynamic rope, short")
     token_ids = prompt(30)
-    inputs = torch.tensor([token_ids])
-    expected = models.theirs.generate(
-        inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=40, do_sample=False, pad_token_id=0
-    )
-    stepper = Stepper(models.ours)
-    logits = stepper.run(0, token_ids)[-1]
-    while len(token_ids) < expected.shape[1]:
-        token_ids = [*token_ids, int(logits.argmax())]
-        logits = stepper.run(0, token_ids[-1:])[-1]
-    assert token_ids == expected[0].tolist()
+    assert greedy(models.ours, token_ids, 40) == greedy_of_transformers(models.theirs, token_ids, 40)
+
+
+def test_trained_model_writes_the_text_that_it_writes_in_transformers():
+    directory = MODELS / "stories260K"
+    if not directory.exists():
+        pytest.skip(f"{directory} is not here; NEXTTOKEN_TEST_MODELS names another place")
+    theirs = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    ours = Transformer(config_from_directory(directory), torch.float32, CPU)
+    load_weights(ours, directory)
+    token_ids = [1, 403, 407, 261]
+    assert greedy(ours, token_ids, 200) == greedy_of_transformers(theirs, token_ids, 200)
 
 
 def test_config_of_transformers_4_means_the_same_model(tmp_path):

@@ -1,5 +1,6 @@
 """The torch back end against attention written out, over any mix of rows, and over devices that aren't there."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from model.attention import torch as torch_attention
 from model.attention.base import StepTensors
 from model.attention.torch import TorchAttention
 from model.config import ModelConfig, RopeConfig
+from model.errors import NotEnoughMemory
 from model.kv_cache import KVCache, bytes_per_block
 from model.transformer import Transformer
 
@@ -164,6 +166,13 @@ def test_a_step_never_waits_for_the_device():
         logits = model.logits(model(StepTensors(column, column, column, plan), backend))
     assert logits.shape == (22, 32)
     assert logits.dtype == torch.float32
+
+
+def test_cache_and_weights_that_do_not_fit_are_refused_with_their_size():
+    with pytest.raises(NotEnoughMemory, match="GiB"):
+        KVCache(config(), 2**40, 16, torch.float32, CPU)
+    with pytest.raises(NotEnoughMemory, match="weights"):
+        Transformer(dataclasses.replace(config(), vocab_size=2**24, hidden_size=2**20), torch.float32, CPU)
 
 
 def test_other_devices_are_refused_with_the_reason():

@@ -1,0 +1,66 @@
+"""The dtype that `auto` picks."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from model.config import ModelConfig, RopeConfig
+from model.dtype import serving_dtype
+from model.errors import UnsupportedModel
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+CONFIG = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=8,
+    hidden_size=8,
+    num_layers=1,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=8,
+    intermediate_size=8,
+    activation="silu",
+    norm_eps=1e-5,
+    max_position_embeddings=8,
+    rope=RopeConfig(),
+)
+
+
+def auto(device: torch.device, stored: str | None) -> torch.dtype:
+    return serving_dtype("auto", dataclasses.replace(CONFIG, stored_dtype=stored), device)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx2": True, "avx512_f": True}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"neon": True}, torch.float32),
+    ],
+)
+def test_cpu_takes_bfloat16_only_where_it_multiplies_it_in_hardware(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert auto(CPU, "float32") == dtype
+    assert auto(CPU, "float16") == dtype
+
+
+@pytest.mark.parametrize(
+    ("stored", "has_bfloat16", "dtype"),
+    [
+        ("float16", True, torch.float16),
+        ("bfloat16", True, torch.bfloat16),
+        ("float32", True, torch.bfloat16),
+        (None, True, torch.bfloat16),
+        ("bfloat16", False, torch.float16),
+    ],
+)
+def test_gpu_takes_the_16_bits_of_the_checkpoint(monkeypatch, stored, has_bfloat16, dtype):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    assert auto(CUDA, stored) == dtype
+
+
+def test_a_named_dtype_is_taken_and_an_unknown_one_refused():
+    assert serving_dtype("float16", CONFIG, CPU) == torch.float16
+    with pytest.raises(UnsupportedModel, match="int3"):
+        serving_dtype("int3", CONFIG, CPU)
