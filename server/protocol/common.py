@@ -150,8 +150,9 @@ class GenerationRequest(WireModel):
 
 
 def _biased_token(key: str, vocab_size: int) -> int:
-    # isdecimal alone takes digits of every script.
-    if not (key.isascii() and key.isdecimal() and len(key) <= 10 and int(key) < vocab_size):
+    # isdecimal alone takes digits of every script, and "05" would be a second spelling of "5".
+    is_number = key.isascii() and key.isdecimal() and len(key) <= 10 and key == str(int(key))
+    if not is_number or int(key) >= vocab_size:
         raise InvalidRequest(f"keys of logit_bias are token ids from 0 to {vocab_size - 1}", param="logit_bias")
     return int(key)
 
