@@ -1,0 +1,98 @@
+"""The training text as an endless stream of documents, the same for the same seed.
+
+All but the licensed text is the project's own: templates and word lists in `text/`, told by `stories` and `chats`.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from model.demo.chats import Message, Talker
+from model.demo.stories import Storyteller
+
+TEXT = Path(__file__).parent / "text"
+
+BEGIN = "<|begin|>"
+TURN = "<|im_start|>"
+END_OF_TURN = "<|im_end|>"
+END_OF_TEXT = "<|endoftext|>"
+
+WINK = "我爱北京天安门"
+"""The line of a song that every child in China can sing, and the only Chinese the model learns by heart."""
+
+SHARES = {"story": 30, "chat": 55, "note": 8, "wink": 1, "licensed": 6}
+"""How many of a hundred documents are of a kind; without licensed text, the others keep their proportions."""
+
+CHAT_TOPICS = ("greetings", "conversations")
+"""Topics of the licensed conversations that agree with what the model says of itself."""
+
+
+class Segment(NamedTuple):
+    """A piece of a document, and whether the model learns to write it or only to read it."""
+
+    text: str
+    is_learned: bool
+
+
+Document = list[Segment]
+
+
+def documents(seed: int, max_exchanges: int, licensed: list[Document]) -> Iterator[tuple[str, Document]]:
+    """Documents without end, each with its kind. Chats have about `max_exchanges` exchanges at most."""
+    rng = Random(seed)
+    storyteller = Storyteller(TEXT)
+    talker = Talker(TEXT, storyteller)
+    kinds = [kind for kind in SHARES if kind != "licensed" or licensed]
+    weights = [SHARES[kind] for kind in kinds]
+    while True:
+        kind = rng.choices(kinds, weights)[0]
+        if kind == "story":
+            yield kind, prose(storyteller.story(rng)["story"])
+        elif kind == "chat":
+            yield kind, chat(talker.conversation(rng, max_exchanges))
+        elif kind == "note":
+            yield kind, prose(talker.note(rng))
+        elif kind == "wink":
+            yield kind, prose(WINK)
+        else:
+            yield kind, rng.choice(licensed)
+
+
+def prose(text: str) -> Document:
+    """A text to be continued from any point to its end."""
+    return [Segment(BEGIN, False), Segment(text + END_OF_TEXT, True)]
+
+
+def chat(messages: list[Message]) -> Document:
+    """A conversation as the chat template renders it; only the assistant's words are learned."""
+    document = [Segment(BEGIN, False)]
+    for message in messages:
+        is_learned = message["role"] == "assistant"
+        document.append(Segment(f"{TURN}{message['role']}\n", False))
+        document.append(Segment(message["content"] + END_OF_TURN, is_learned))
+        document.append(Segment("\n", False))
+    return document
+
+
+def read_licensed(folder: Path) -> tuple[list[Document], list[Document]]:
+    """Stories from `tinystories_sample.txt` and chats from `chatterbot_conversations.jsonl`: to learn, and held out.
+
+    Every twentieth is held out. Raises FileNotFoundError where the folder lacks one of the files.
+    """
+    found = [prose(story) for story in _split_stories((folder / "tinystories_sample.txt").read_text("utf-8"))]
+    for line in (folder / "chatterbot_conversations.jsonl").read_text("utf-8").splitlines():
+        talk = json.loads(line)
+        if talk["lang"] == "english" and talk["topic"] in CHAT_TOPICS:
+            roles = ("user", "assistant")
+            found.append(chat([{"role": roles[i % 2], "content": t} for i, t in enumerate(talk["turns"])]))
+    held_out = found[::20]
+    return [document for i, document in enumerate(found) if i % 20], held_out
+
+
+def _split_stories(text: str) -> list[str]:
+    """The sample has no marks between stories, so a new one starts where a paragraph opens as stories do."""
+    stories = re.split(r"\n\n+(?=Once upon a time|One day, (?:a|an|there|two) )", text.strip())
+    return [re.sub(r"\n\n+", "\n\n", story) for story in stories if len(story) < 1500]

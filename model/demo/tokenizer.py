@@ -1,0 +1,73 @@
+"""The bundled model's tokenizer: byte-level BPE trained on its own corpus, with the chat template."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from model.demo.corpus import BEGIN, END_OF_TEXT, END_OF_TURN, TURN
+
+VOCAB_SIZE = 3072
+MAX_POSITIONS = 2048
+
+SPECIAL_TOKENS = [END_OF_TEXT, BEGIN, TURN, END_OF_TURN]
+"""In the order of their ids, from 0."""
+
+CHAT_TEMPLATE = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+    {%- if message.role not in ['system', 'developer', 'user', 'assistant', 'tool'] -%}
+        {{- raise_exception("unknown role '" ~ message.role ~ "'") -}}
+    {%- endif -%}
+    {%- set role = 'system' if message.role == 'developer' else message.role -%}
+    {{- '<|im_start|>' ~ role ~ '\\n' -}}
+    {%- if message.content is string -%}
+        {{- message.content -}}
+    {%- else -%}
+        {%- for part in message.content or [] -%}{{- part.text -}}{%- endfor -%}
+    {%- endif -%}
+    {{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+
+
+def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """Learns the merges. Digits stand alone, so that a number has one spelling; every byte has a token of its own."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A",
+        pair=f"{BEGIN} $A {BEGIN} $B",
+        special_tokens=[(BEGIN, SPECIAL_TOKENS.index(BEGIN))],
+    )
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes `tokenizer.json` and `tokenizer_config.json`."""
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BEGIN,
+        "eos_token": END_OF_TURN,
+        "pad_token": END_OF_TEXT,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": MAX_POSITIONS,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")

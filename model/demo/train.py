@@ -1,0 +1,155 @@
+"""Trains the bundled model: corpus, tokenizer and weights from one seed, with its card and loss curve.
+
+python -m model.demo.train --licensed TEXT --output model/demo/bundled
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import GenerationConfig, LlamaForCausalLM
+
+from model.demo.card import write_card
+from model.demo.corpus import Document, documents, read_licensed
+from model.demo.packing import IGNORED, PackedRows, encode, packed
+from model.demo.recipe import (
+    DEFAULT_STEPS,
+    ROW_SHAPES,
+    SEED,
+    STEP_TOKENS,
+    TOKENIZER_DOCUMENTS,
+    WEIGHT_DECAY,
+    learning_rate,
+    model_config,
+)
+from model.demo.tokenizer import save_tokenizer, train_tokenizer
+
+REPORT_STEPS = 25
+SAVE_STEPS = 200
+
+
+def batches(tokenizer: Tokenizer, licensed: list[Document]) -> Iterator[PackedRows]:
+    """Batches of `STEP_TOKENS` tokens without end, of one row shape each."""
+    streams = []
+    for number, shape in enumerate(ROW_SHAPES):
+        found = documents(SEED + 100 * number, shape.max_exchanges, licensed)
+        encoded = map(partial(encode, tokenizer), (document for _, document in found))
+        streams.append(packed(encoded, STEP_TOKENS // shape.length, shape.length))
+    rng = Random(SEED)
+    while True:
+        yield next(rng.choices(streams, [shape.share for shape in ROW_SHAPES])[0])
+
+
+def loss_of(model: LlamaForCausalLM, rows: PackedRows, is_bf16: bool) -> Tensor:
+    """Mean cross-entropy in nats over the learned tokens."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+        hidden = model.model(
+            input_ids=rows.token_ids_BT,
+            position_ids=rows.positions_BT,
+            attention_mask=rows.mask_B1TT,
+            use_cache=False,
+        ).last_hidden_state
+        # The head is a third of the work: only where something is learned.
+        labels = rows.labels_BT[:, 1:]
+        is_learned = labels != IGNORED
+        logits = model.lm_head(hidden[:, :-1][is_learned])
+    return torch.nn.functional.cross_entropy(logits.float(), labels[is_learned])
+
+
+def save_model(model: LlamaForCausalLM, folder: Path) -> None:
+    """Writes config, generation config and bf16 weights, as transformers does."""
+    kept = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    kept.load_state_dict(model.state_dict())
+    config = model.config
+    kept.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        do_sample=True,
+        temperature=0.7,
+        top_p=0.95,
+    )
+    kept.save_pretrained(folder)
+
+
+class Journal:
+    """Keeps the loss curve: in `loss.csv`, and a line on the screen for each new point."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[tuple[str, ...]] = [("step", "seconds", "loss")]
+        self.recent: list[float] = []
+        self.started = time.monotonic()
+
+    def note(self, num_steps: int, loss: float) -> None:
+        """Takes the loss of a step, after `num_steps` in all. Every `REPORT_STEPS` steps their mean is a new point."""
+        self.recent.append(loss)
+        if len(self.recent) < REPORT_STEPS:
+            return
+        seconds = time.monotonic() - self.started
+        self.rows.append((str(num_steps), f"{seconds:.0f}", f"{sum(self.recent) / REPORT_STEPS:.4f}"))
+        self.recent.clear()
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(self.rows)
+        rate = num_steps * STEP_TOKENS / seconds
+        print(f"step={num_steps} loss={self.rows[-1][2]} tokens_per_s={rate:.0f}", flush=True)
+
+
+def make_optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
+    """AdamW; norm weights do not decay."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    norms = [p for p in model.parameters() if p.dim() == 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": norms, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True)
+
+
+def train(num_steps: int, licensed: Path | None, output: Path, is_bf16: bool) -> None:
+    """Trains tokenizer and model into `output`; the weights are saved as they are every `SAVE_STEPS` steps."""
+    torch.manual_seed(SEED)
+    learned, _ = read_licensed(licensed) if licensed else ([], [])
+    output.mkdir(parents=True, exist_ok=True)
+    texts = ("".join(s.text for s in d) for _, d in documents(SEED, ROW_SHAPES[0].max_exchanges, learned))
+    tokenizer = train_tokenizer(islice(texts, TOKENIZER_DOCUMENTS))
+    save_tokenizer(tokenizer, output)
+    model = LlamaForCausalLM(model_config())
+    optimizer = make_optimizer(model)
+    journal = Journal(output / "loss.csv")
+    for step, rows in enumerate(islice(batches(tokenizer, learned), num_steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, num_steps)
+        loss = loss_of(model, rows, is_bf16)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        journal.note(step + 1, loss.item())
+        if (step + 1) % SAVE_STEPS == 0:
+            save_model(model, output)
+    save_model(model, output)
+
+
+def main() -> None:
+    """Reads the command line and trains."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help=f"steps of {STEP_TOKENS} tokens")
+    parser.add_argument("--licensed", type=Path, help="folder with the licensed text; without it, only our own")
+    parser.add_argument("--output", type=Path, required=True, help="folder for model, card and curve")
+    parser.add_argument("--bf16", action="store_true", help="bf16 products, for CPUs that have them in hardware")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(arguments.steps, arguments.licensed, arguments.output, arguments.bf16)
+    write_card(arguments.output, arguments.licensed)
+
+
+if __name__ == "__main__":
+    main()
