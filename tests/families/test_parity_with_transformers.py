@@ -185,6 +185,19 @@ def test_greedy_text_equals_that_of_transformers_past_the_original_length_of_dyn
     assert greedy(models.ours, token_ids, 40) == greedy_of_transformers(models.theirs, token_ids, 40)
 
 
+def test_sixteen_rows_together_write_what_each_writes_alone():
+    model = pair("grouped queries").ours
+    prompts = [prompt(3 + 9 * i, seed=i) for i in range(MAX_SLOTS)]
+    stepper = Stepper(model)
+    logits = stepper.step([Row(slot, token_ids) for slot, token_ids in enumerate(prompts)])
+    generated = [[int(rows[-1].argmax())] for rows in logits]
+    for _ in range(29):
+        logits = stepper.step([Row(slot, token_ids[-1:]) for slot, token_ids in enumerate(generated)])
+        for token_ids, rows in zip(generated, logits, strict=True):
+            token_ids.append(int(rows[-1].argmax()))
+    assert generated == [greedy(model, token_ids, 30) for token_ids in prompts]
+
+
 def test_trained_model_writes_the_text_that_it_writes_in_transformers():
     directory = MODELS / "stories260K"
     if not directory.exists():
