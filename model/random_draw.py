@@ -56,6 +56,6 @@ def draw(weights_RV: Tensor, uniform_R: Tensor) -> Tensor:
     """
     running_RV = weights_RV.cumsum(dim=1)
     total_R = running_RV.select(1, -1)
-    # Above 2^53 the product can round up to the total itself, which no token exceeds.
-    target_R = torch.minimum((uniform_R * total_R.double()).long(), total_R - 1)
+    # Below the total even where float64 rounds that up, since the number is at most 1 - 2^-53.
+    target_R = (uniform_R * total_R.double()).long()
     return torch.searchsorted(running_RV, target_R.unsqueeze(1), right=True).squeeze(1)

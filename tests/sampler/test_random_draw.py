@@ -64,8 +64,16 @@ LAST = 1 - 2**-53
 def test_a_draw_is_the_first_token_whose_running_weight_exceeds_the_target(weights, number):
     token_id = int(draw(torch.tensor([weights]), torch.tensor([number], dtype=torch.float64))[0])
     assert weights[token_id] > 0
-    target = min(int(number * float(sum(weights))), sum(weights) - 1)
+    target = int(number * float(sum(weights)))
     assert sum(weights[:token_id]) <= target < sum(weights[: token_id + 1])
+
+
+@given(
+    st.integers(1, 2**63 - 1) | st.builds(lambda power, less: 2**power - less, st.integers(50, 62), st.integers(1, 600))
+)
+@settings(max_examples=500, deadline=None)
+def test_the_largest_number_stays_below_any_total(total):
+    assert draw(torch.tensor([[total, 0]]), torch.tensor([LAST], dtype=torch.float64)).item() == 0
 
 
 def test_totals_beyond_float64_stay_in_range():

@@ -167,13 +167,14 @@ def test_every_permitted_corner_gives_a_token_and_the_low_ones_are_greedy(scale)
 def test_greedy_takes_the_lowest_id_of_equal_logits():
     logits = torch.zeros(3, 151_936)
     logits[:, [150_000, 70, 9_000]] = 4.0
-    logits[1, [0, 1]] = torch.tensor([-0.0, 0.0]) + 5
+    logits[1] -= 4.0
+    logits[1, 70] = -0.0
     table = Table(151_936)
     for slot in range(3):
         table.join(slot, params(temperature=0.0, logprobs=3), [1], 1)
     draws = table.sample(logits, [0, 1, 2], [1, 1, 1])
-    assert draws.token_ids_R.tolist() == [70, 0, 70]
-    assert draws.top_ids_RK.tolist() == [[70, 9_000, 150_000], [0, 1, 70], [70, 9_000, 150_000]]
+    assert draws.token_ids_R.tolist() == [70, 70, 70]
+    assert draws.top_ids_RK.tolist() == [[70, 9_000, 150_000]] * 3
 
 
 @pytest.mark.parametrize("vocab_size", [100, 8193, 151_936])
@@ -300,15 +301,20 @@ def test_a_full_logit_bias_and_all_stop_tokens_fit():
 def test_a_join_clears_what_the_slot_held_before():
     table = Table()
     everything = params(
-        logit_bias=((4, 100.0),), min_tokens=60, stop_token_ids=(5,), logprobs=3, presence_penalty=2.0, temperature=2.0
+        logit_bias=((6, 1.0), (4, 100.0)),
+        min_tokens=60,
+        stop_token_ids=(8, 5),
+        logprobs=3,
+        presence_penalty=2.0,
+        temperature=2.0,
     )
     table.join(0, everything, [5, 5, 5], 1)
-    table.join(0, params(temperature=0.0, logit_bias=((6, 1.0),)), [5], 1)
-    logits = torch.zeros(1, VOCAB_SIZE)
-    logits[0, 5] = 3.0
-    draws = table.sample(logits, [0], [1])
-    assert draws.token_ids_R.tolist() == [5]
-    assert draws.chosen_logprob_R is None
+    table.join(0, params(temperature=0.0, logit_bias=((6, 1.0),), min_tokens=60, stop_token_ids=(8,)), [5], 1)
+    table.join(1, everything, [5], 1)  # as wide as the former tenant
+    logits = torch.zeros(2, VOCAB_SIZE)
+    logits[:, 5] = 3.0
+    assert table.sample(logits, [0, 1], [1, 1]).token_ids_R[0] == 5
+    assert table.sample(logits[:1], [0], [1]).chosen_logprob_R is None
 
 
 def test_a_step_that_samples_no_row_is_fine():
