@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         1024, ge=0, description="Most sequences that wait for their turn; beyond that requests get 429"
     )
-    max_choices: int = Field(128, ge=1, le=1024, description="Most choices (n, best_of) of one request")
+    max_choices: int = Field(128, ge=1, le=128, description="Most choices (n, best_of) of one request")
     max_logprobs: int = Field(20, ge=0, le=100, description="Most alternatives listed with log-probabilities")
     max_body_bytes: ByteSize = Field(ByteSize(32 << 20), ge=1024, description="Largest request body, such as 32MiB")
     strict_fields: bool = Field(False, description="Refuse request fields that nobody knows instead of warning")

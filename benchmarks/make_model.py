@@ -1,0 +1,56 @@
+"""Random-weight Llama checkpoints of known shapes, with a tokenizer of one token a byte.
+
+python benchmarks/make_model.py llama-135m build/llama-135m
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+SHAPES = {
+    "llama-135m": {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+    "llama-1b": {
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+}
+
+
+def make_model(shape: str, directory: Path, seed: int = 0) -> None:
+    """Write the checkpoint, in bfloat16, unless it is there."""
+    if (directory / "model.safetensors").exists():
+        return
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **SHAPES[shape], max_position_embeddings=8192, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("directory", type=Path)
+    options = parser.parse_args()
+    make_model(options.shape, options.directory)
