@@ -85,7 +85,7 @@ def _introduce(text: str, slots: Slots) -> str:
     """The story with the friend introduced where the name comes up first, unless it is said there who that is."""
     friend = slots["friend"]
     before, name, after = text.partition(friend)
-    if not name or before.endswith((" friend ", " named ")) or after.startswith(" the "):
+    if not name or before.endswith((" friend ", " named ", "I am ", ", ")) or after.startswith(" the "):
         return text
     intro = slots["intro"]
     if before.endswith((". ", "\n")):
