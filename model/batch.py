@@ -85,7 +85,7 @@ class StepOutput:
     """What a step drew, one entry for each row of the batch."""
 
     token_ids: list[int]
-    """The drawn token; `NOT_SAMPLED` for rows that draw none, `NO_TOKEN` where the logits allow none (all NaN)."""
+    """The drawn token; `NOT_SAMPLED` for rows that draw none, `NO_TOKEN` where the logits hold a NaN or allow none."""
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     """By row, for sampled rows whose sequence asked."""
     prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)

@@ -32,5 +32,7 @@ def serving_dtype(name: str, config: ModelConfig, device: torch.device) -> torch
 
 
 def _cpu_multiplies_bfloat16() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):  # older than torch 2.13
+        return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

@@ -58,6 +58,7 @@ class ModelRunner:
         self._block_tables = np.zeros((max_num_seqs, -(-max_model_len // block_size)), dtype=np.int32)
         # Room for one more: the token drawn at the limit is stored, though nothing follows it.
         self._tokens_SL = torch.zeros((max_num_seqs, max_model_len + 1), dtype=torch.int32, device=self._device)
+        self._token_list = self._tokens_SL.view(-1)
         self._joins: dict[int, Join] = {}
 
     @torch.inference_mode()
@@ -85,7 +86,8 @@ class ModelRunner:
         for join in batch.joins:
             self._joins[join.slot] = join
             token_ids = torch.tensor(join.token_ids, dtype=torch.int32)
-            self._tokens_SL[join.slot, : len(join.token_ids)] = token_ids.to(self._device, non_blocking=True)
+            place = self._tokens_SL.select(0, join.slot).narrow(0, 0, len(join.token_ids))
+            place.copy_(token_ids, non_blocking=True)
         self._sampler.join(batch.joins)
         self._block_tables[batch.block_slots, batch.block_indexes] = batch.block_ids
 
@@ -95,9 +97,10 @@ class ModelRunner:
         slots_T = np.repeat(rows.slots, rows.num_new)
         blocks_T = self._block_tables[slots_T, positions_T // self.block_size].astype(np.int64)
         write_T = blocks_T * self.block_size + positions_T % self.block_size
-        slots, positions, write = self._to_device(np.stack((slots_T, positions_T, write_T)))
+        read_T = self._places(slots_T, positions_T)
+        read, positions, write = self._to_device(np.stack((read_T, positions_T, write_T)))
         return StepTensors(
-            token_ids_T=self._tokens_SL[slots, positions].long(),
+            token_ids_T=self._token_list.index_select(0, read).long(),
             positions_T=positions,
             write_T=write,
             plan=self._backend.plan(rows.slots, rows.num_computed, rows.num_new, self._block_tables),
@@ -106,10 +109,10 @@ class ModelRunner:
     def _sample(self, hidden_TE: Tensor, rows: _Rows, sampled: NDArray[np.int64], output: StepOutput) -> None:
         slots = rows.slots[sampled]
         num_tokens = (rows.num_computed + rows.num_new)[sampled]
-        last_R, slots_R, num_tokens_R = self._to_device(np.stack((rows.ends[sampled] - 1, slots, num_tokens)))
+        last_R, next_R = self._to_device(np.stack((rows.ends[sampled] - 1, self._places(slots, num_tokens))))
         logits_RV = self._model.logits(hidden_TE.index_select(0, last_R))
         draws = self._sampler.sample(logits_RV, slots.tolist(), num_tokens.tolist(), self._tokens_SL)
-        self._tokens_SL[slots_R, num_tokens_R] = draws.token_ids_R.int()
+        self._token_list.index_copy_(0, next_R, draws.token_ids_R.int())
         for row, token_id in zip(sampled.tolist(), draws.token_ids_R.tolist(), strict=True):
             output.token_ids[row] = token_id
         if draws.chosen_logprob_R is not None:
@@ -131,11 +134,15 @@ class ModelRunner:
         entries: list[TokenLogprobs] = []
         for start in range(first, last, PROMPT_LOGPROB_ROWS):
             stop = min(start + PROMPT_LOGPROB_ROWS, last)
-            logits_RV = self._model.logits(hidden_TE[offset + start : offset + stop])
-            chosen_R = self._tokens_SL[join.slot, start + 1 : stop + 1].long()
+            logits_RV = self._model.logits(hidden_TE.narrow(0, offset + start, stop - start))
+            chosen_R = self._tokens_SL.select(0, join.slot).narrow(0, start + 1, stop - start).long()
             entries += _listed(*token_logprobs(logits_RV, chosen_R, join.params.prompt_logprobs or 0))
         if entries:
             output.prompt_logprobs[row] = entries
+
+    def _places(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where these slots have the tokens of these positions, in the table read as one list."""
+        return slots * self._tokens_SL.shape[1] + positions
 
     def _to_device(self, column: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(column).to(self._device, non_blocking=True)

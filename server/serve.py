@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ import uvloop
 import model.demo
 from model.description import RunnerOptions
 from model.errors import ModelError, UnsupportedModel
+from model.families.registry import config_from_directory
 from model.hub import resolve
 from server.banner import banner
 from server.engine.client import EngineClient
@@ -57,12 +59,12 @@ def serve(settings: Settings) -> int:
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
-        return _refuse(
-            f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}", EXIT_CANNOT_LISTEN
-        )
+        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+        return _refuse(f"can't listen on {settings.host}:{settings.port}: {reason}", EXIT_CANNOT_LISTEN)
     with listener, contextlib.ExitStack() as cleanup:
         try:
             directory = _model_directory(settings)
+            config_from_directory(directory)  # what can't be served is known before anything is started
             config = _worker_config(settings, directory)
             # The worker starts while the rest is imported and set up here.
             first = Connection(config)
@@ -209,5 +211,5 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _refuse(reason: str, code: int) -> int:
-    print(f"nexttoken serve: {reason}", file=sys.stderr, flush=True)
+    print(f"nexttoken serve: {' '.join(reason.split())}", file=sys.stderr, flush=True)
     return code

@@ -72,7 +72,8 @@ def running_server(folder: Path, *arguments: str, wait: bool = True) -> Iterator
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEXTTOKEN_")}
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", "serve", "--port", "0", *arguments],
+            # One thread: the machine that tests is shared, and threads that wait for each other there wait long.
+            [sys.executable, "-m", "server.cli", "serve", "--port", "0", "--num-threads", "1", *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
