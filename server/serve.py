@@ -135,14 +135,17 @@ class _Service:
 
     async def _report_start(self) -> None:
         """Show the progress of the start, then what is served where; end the server if the model can't be served."""
+        is_terminal = sys.stderr.isatty()
         shown = ""
         while (status := self._engine.status).phase == "starting":
-            line = f"{status.detail} {status.fraction:.0%}"
-            if sys.stderr.isatty() and line != shown:
-                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+            # A terminal sees every percent on one line, a log each phase once.
+            line = f"{status.detail} {status.fraction:.0%}" if is_terminal else status.detail
+            if line != shown:
                 shown = line
+                before, after = ("\r\033[K", "") if is_terminal else ("nexttoken: ", "\n")
+                print(before + line, end=after, file=sys.stderr, flush=True)
             await asyncio.sleep(0.05)
-        if shown:
+        if is_terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
         if self._engine.model is not None:
             print(banner(self._settings, self._engine.model, self._listener.getsockname()[:2]), flush=True)
