@@ -9,6 +9,7 @@ from server.engine.messages import ModelInfo
 from server.errors import EngineDead, ModelNotFound, NotReady
 from server.text.template import ChatTemplate
 from server.text.tokenizer import Tokenizer
+from server.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,19 @@ class ServedModel:
         return self.engine.model
 
     @property
+    def tokenizer_eos_ids(self) -> tuple[int, ...]:
+        """The tokenizer's end-of-sequence token, if the worker doesn't know it: model files often name others only."""
+        eos = self.tokenizer.eos_token_id
+        # A tokenizer may have more tokens than the model, which never draws those.
+        if eos is None or eos in self.info.eos_token_ids or eos >= self.info.vocab_size:
+            return ()
+        return (eos,)
+
+    @property
     def fingerprint(self) -> str:
         """Changes when the same request with the same seed may give another text."""
         info = self.info
-        parts = (self.name, info.architecture, info.num_parameters, info.dtype, info.device, info.attention)
+        parts = (VERSION, self.name, info.architecture, info.num_parameters, info.dtype, info.device, info.attention)
         return "fp_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
 
 

@@ -55,7 +55,13 @@ class ScriptedEngine:
     """
 
     def __init__(
-        self, script: Script, *, vocab_size: int = 260, max_model_len: int = 256, max_in_flight: int = 64
+        self,
+        script: Script,
+        *,
+        vocab_size: int = 260,
+        max_model_len: int = 256,
+        max_in_flight: int = 64,
+        eos_token_ids: Sequence[int] = (257,),
     ) -> None:
         self.script = script
         self.phase: Phase = "ready"
@@ -68,7 +74,7 @@ class ScriptedEngine:
         self.num_tokens = 0
         self._num_requests = 0
         self._max_in_flight = max_in_flight
-        self._model = model_info(vocab_size, max_model_len)
+        self._model = model_info(vocab_size, max_model_len, eos_token_ids)
 
     @property
     def model(self) -> ModelInfo | None:
@@ -191,7 +197,7 @@ class _Scripted:
 
     def _end(self, output: Output, token_id: int, num_tokens: int) -> None:
         params = self._params
-        eos = set() if params.ignore_eos else {257}
+        eos = set() if params.ignore_eos else set(self._engine._model.eos_token_ids)
         if token_id in eos.union(params.stop_token_ids) and num_tokens > params.min_tokens:
             output.finish_reason, output.stop_token_id = "stop", token_id
         elif num_tokens == params.max_tokens:
@@ -206,7 +212,7 @@ class _Scripted:
         return TokenLogprobs(-(token_id % 7 + 1) / 4, top_ids, top)
 
 
-def model_info(vocab_size: int, max_model_len: int) -> ModelInfo:
+def model_info(vocab_size: int, max_model_len: int, eos_token_ids: Sequence[int]) -> ModelInfo:
     """What the fake engine says it serves."""
     return ModelInfo(
         architecture="Scripted",
@@ -220,7 +226,7 @@ def model_info(vocab_size: int, max_model_len: int) -> ModelInfo:
         max_step_tokens=512,
         block_size=16,
         num_blocks=64,
-        eos_token_ids=[257],
+        eos_token_ids=list(eos_token_ids),
         bos_token_id=256,
         weights_bytes=0,
         kv_cache_bytes=0,

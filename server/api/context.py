@@ -31,6 +31,8 @@ class ApiSettings(Protocol):
     @property
     def max_choices(self) -> int: ...
     @property
+    def max_waiting(self) -> int: ...
+    @property
     def max_logprobs(self) -> int: ...
     @property
     def strict_fields(self) -> bool: ...
@@ -58,14 +60,16 @@ class ApiContext:
             max_model_len=info.max_model_len,
             max_choices=min(self.settings.max_choices, info.max_num_seqs),
             max_logprobs=self.settings.max_logprobs,
+            eos_token_ids=model.tokenizer_eos_ids,
         )
 
     def run(self, request: Request, body: GenerationRequest, model: ServedModel, prompts: list[Prompt]) -> Run:
         """The generation that answers the request; nothing runs before its pieces are read.
 
-        Raises InvalidRequest for an answer too large to hold.
+        Raises InvalidRequest for an answer too large to hold, or more choices than the server ever has places for.
         """
         _check_size(body, prompts)
+        _check_places(len(prompts), body, model.info.max_num_seqs + self.settings.max_waiting)
         exchange = exchange_of(request)
         exchange.log_fields |= {
             "model": model.name,
@@ -92,4 +96,14 @@ def _check_size(body: GenerationRequest, prompts: list[Prompt]) -> None:
         raise InvalidRequest(
             f"more than {MAX_LOGPROB_ENTRIES} log-probabilities; ask for fewer tokens, choices or alternatives",
             param=body.logprobs_field,
+        )
+
+
+def _check_places(num_prompts: int, body: GenerationRequest, num_places: int) -> None:
+    # A full queue is worth another try (429), a request that is larger than the queue is not.
+    if num_prompts * body.num_choices > num_places:
+        raise InvalidRequest(
+            f"{num_prompts} prompts with {body.num_choices} choices each (n, best_of) are more than the {num_places} "
+            "sequences that this server can hold; send fewer prompts at once",
+            param=body.prompt_field,
         )

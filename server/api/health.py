@@ -15,11 +15,13 @@ def health_router(api: ApiContext) -> APIRouter:
     """Liveness and readiness, open to all: probes have no key, and learn nothing but the phase."""
     router = APIRouter()
 
+    @router.head("/health", include_in_schema=False)
     @router.get("/health")
     async def health() -> Response:
         """200 while the worker lives or loads, 503 with the reason when it died."""
         return _report([model.engine.status for model in api.served], _ALIVE)
 
+    @router.head("/ready", include_in_schema=False)
     @router.get("/ready")
     async def ready() -> Response:
         """200 while requests are taken, else 503 with the phase and how far it is."""

@@ -33,6 +33,8 @@ class Limits:
     max_model_len: int
     max_choices: int
     max_logprobs: int
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end a text beyond those that the worker knows."""
 
 
 class StreamOptions(WireModel):
@@ -57,7 +59,8 @@ class GenerationRequest(WireModel):
     n: int = Field(1, ge=1, le=128)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: Annotated[list[StopString], BeforeValidator(_as_list)] = Field([], max_length=16)
-    stop_token_ids: list[TokenId] = Field([], max_length=128)
+    # The sampler holds 128, and the tokenizer's end-of-sequence token may join them.
+    stop_token_ids: list[TokenId] = Field([], max_length=64)
     ignore_eos: bool = False
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
@@ -127,7 +130,7 @@ class GenerationRequest(WireModel):
             logit_bias=self._bias(limits),
             seed=secrets.randbits(63) if self.seed is None else self.seed % 2**63,
             ignore_eos=self.ignore_eos,
-            stop_token_ids=tuple(self.stop_token_ids),
+            stop_token_ids=(*self.stop_token_ids, *(() if self.ignore_eos else limits.eos_token_ids)),
             logprobs=self.num_logprobs,
             prompt_logprobs=self.num_prompt_logprobs,
         )

@@ -40,6 +40,7 @@ class Tokenizer:
         self.special_tokens = special_tokens
         self.bos_token = special_tokens.get("bos_token")
         self.eos_token = special_tokens.get("eos_token")
+        self.eos_token_id: int | None = None if self.eos_token is None else tokenizer.token_to_id(self.eos_token)
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.vocab_size = max(tokenizer.get_vocab().values(), default=-1) + 1
         """One more than the largest id; a model's own vocabulary is often padded to more."""

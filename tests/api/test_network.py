@@ -265,6 +265,30 @@ def test_op04_health_is_about_life_and_ready_about_requests() -> None:
     }
 
 
+def test_a_head_request_of_a_probe_is_answered_like_its_get_without_a_body() -> None:
+    async def run() -> None:
+        served = serve()
+        async with listening(served.app) as url, httpx.AsyncClient(base_url=url) as client:
+            for phase in ("ready", "starting", "dead"):
+                served.engine.phase = phase  # type: ignore[assignment]
+                for path in ("/health", "/ready"):
+                    head, get = await client.head(path), await client.get(path)
+                    assert (head.status_code, head.content) == (get.status_code, b"")
+                    assert head.headers.get("retry-after") == get.headers.get("retry-after")
+
+    asyncio.run(run())
+
+
+def test_the_fingerprint_of_an_answer_changes_with_the_servers_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fingerprint() -> Any:
+        return ask(serve(), "/v1/completions", PROMPT).json()["system_fingerprint"]
+
+    first = fingerprint()
+    assert first == fingerprint()
+    monkeypatch.setattr("server.served.VERSION", "another")
+    assert fingerprint() != first
+
+
 def test_detokenize_gives_the_text_back() -> None:
     tokens = ask(serve(), "/tokenize", {"prompt": "ü x", "return_token_strs": True}).json()
     assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"]) == 5

@@ -254,6 +254,14 @@ def test_refusing_the_last_of_several_prompts_leaves_none_running() -> None:
     assert not served.engine.in_flight
 
 
+def test_a_request_larger_than_the_queue_is_refused_for_good() -> None:
+    served = serve(max_waiting=6)  # beside the 64 sequences that run at once
+    assert ask(served, COMPLETIONS, {"prompt": ["a", "b"], "n": 32, "max_tokens": 1}).status_code == 200
+    error = refused(ask(served, COMPLETIONS, {"prompt": ["a", "b", "c"], "n": 24, "max_tokens": 1}))
+    assert error["param"] == "prompt"
+    assert "70" in error["message"]
+
+
 def test_the_official_client_reads_answers_streams_and_errors() -> None:
     async def run() -> None:
         served = serve(api_key=("key",))
