@@ -15,7 +15,7 @@ from server.api.choice_text import Piece, Token
 from server.api.context import ApiContext
 from server.api.exchange import exchange_of
 from server.api.generation import Prompt
-from server.api.openapi import describes
+from server.api.openapi import gives, reads
 from server.api.prompts import encode_conversation
 from server.errors import InvalidRequest
 from server.protocol.chat import (
@@ -33,12 +33,17 @@ from server.protocol.chat import (
 from server.protocol.common import Usage, UsageField, Warnings
 from server.served import ServedModel
 
+_EXAMPLE = {"messages": [{"role": "user", "content": "Hello! Who are you?"}]}
+
 
 def chat_router(api: ApiContext) -> APIRouter:
     """The endpoint, with what it needs."""
     router = APIRouter()
 
-    @router.post("/v1/chat/completions", openapi_extra=describes(ChatCompletionRequest))
+    @router.post(
+        "/v1/chat/completions",
+        openapi_extra=reads(ChatCompletionRequest, _EXAMPLE) | gives(ChatCompletion, chunk=ChatCompletionChunk),
+    )
     async def create_chat_completion(
         request: Request, body: Annotated[ChatCompletionRequest, Depends(api.body(ChatCompletionRequest))]
     ) -> Response:

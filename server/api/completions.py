@@ -15,19 +15,23 @@ from server.api.choice_text import Piece, Token
 from server.api.context import ApiContext
 from server.api.exchange import exchange_of
 from server.api.generation import Prompt
-from server.api.openapi import describes
+from server.api.openapi import gives, reads
 from server.api.prompts import encode_texts
 from server.errors import InvalidRequest
 from server.protocol.common import Limits, Usage, UsageField, Warnings
 from server.protocol.completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from server.served import ServedModel
 
+_EXAMPLE = {"prompt": "Once upon a time", "max_tokens": 60, "stream": True}
+
 
 def completions_router(api: ApiContext) -> APIRouter:
     """The endpoint, with what it needs."""
     router = APIRouter()
 
-    @router.post("/v1/completions", openapi_extra=describes(CompletionRequest))
+    @router.post(
+        "/v1/completions", openapi_extra=reads(CompletionRequest, _EXAMPLE) | gives(Completion, chunk=Completion)
+    )
     async def create_completion(
         request: Request, body: Annotated[CompletionRequest, Depends(api.body(CompletionRequest))]
     ) -> Response:

@@ -1,17 +1,32 @@
 """`GET /docs` and `GET /openapi.json`: the API described, behind the key as everything else."""
 
-from fastapi import APIRouter
-from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from typing import Any
 
-from server.api.openapi import openapi_document
-from server.protocol.chat import ChatCompletionRequest
-from server.protocol.completions import CompletionRequest
-from server.protocol.tokenize import DetokenizeRequest, TokenizeRequest
+from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from server.api.docs_page import docs_page
+from server.api.openapi import Answer, openapi_document
+from server.protocol.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
+from server.protocol.completions import Completion, CompletionRequest
+from server.protocol.health import Health, Version
+from server.protocol.models import Model, ModelList
+from server.protocol.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from server.protocol.wire import WireModel
 
 BODIES: list[type[WireModel]] = [CompletionRequest, ChatCompletionRequest, TokenizeRequest, DetokenizeRequest]
+ANSWERS: list[Answer] = [
+    Completion,
+    ChatCompletion,
+    ChatCompletionChunk,
+    Model,
+    ModelList,
+    TokenizeAnswer,
+    DetokenizeAnswer,
+    Health,
+    Version,
+]
 
 
 def docs_router() -> APIRouter:
@@ -20,13 +35,20 @@ def docs_router() -> APIRouter:
 
     @router.get("/docs")
     async def docs(request: Request) -> Response:
-        """A page to read and to try the API; its script comes from a CDN."""
-        root = request.scope.get("root_path", "").rstrip("/")
-        return get_swagger_ui_html(openapi_url=f"{root}/openapi.json", title="nexttoken")
+        """A page to read, which needs nothing from anywhere else."""
+        page = docs_page(_document(request.app), str(request.base_url).rstrip("/"))
+        return HTMLResponse(page, headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"})
 
     @router.get("/openapi.json")
     async def openapi(request: Request) -> Response:
         """The OpenAPI document."""
-        return JSONResponse(openapi_document(request.app, BODIES))
+        return JSONResponse(_document(request.app))
 
     return router
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    # Made when first asked for, since routes are added until the app is complete, and kept: it takes a while.
+    if app.openapi_schema is None:
+        app.openapi_schema = openapi_document(app, BODIES, ANSWERS)
+    return app.openapi_schema

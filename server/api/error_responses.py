@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError, ServerError
+from server.protocol.errors import ErrorAnswer, ErrorObject
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -20,8 +21,7 @@ def install_error_handlers(app: FastAPI) -> None:
 def error_body(error: RequestError) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`."""
     kind = error.kind
-    content = {"message": error.message, "type": kind.type, "param": error.param, "code": kind.code}
-    return msgspec.json.encode({"error": content})
+    return msgspec.json.encode(ErrorAnswer(ErrorObject(error.message, kind.type, error.param, kind.code)))
 
 
 def error_response(error: RequestError, headers: dict[str, str] | None = None) -> Response:

@@ -8,7 +8,7 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from server.api.context import ApiContext
-from server.api.openapi import describes
+from server.api.openapi import gives, reads
 from server.api.prompts import encode_conversation, encode_texts, off_loop
 from server.protocol.common import check_token_ids
 from server.protocol.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
@@ -18,7 +18,9 @@ def tokenize_router(api: ApiContext) -> APIRouter:
     """The endpoints, with what they need."""
     router = APIRouter()
 
-    @router.post("/tokenize", openapi_extra=describes(TokenizeRequest))
+    @router.post(
+        "/tokenize", openapi_extra=reads(TokenizeRequest, {"prompt": "Once upon a time"}) | gives(TokenizeAnswer)
+    )
     async def tokenize(body: Annotated[TokenizeRequest, Depends(api.body(TokenizeRequest))]) -> Response:
         """The token ids of a prompt, or of messages as chat would render them."""
         model = api.served.find(body.model)
@@ -31,7 +33,9 @@ def tokenize_router(api: ApiContext) -> APIRouter:
         answer = TokenizeAnswer(len(token_ids), model.info.max_model_len, token_ids, token_strs)
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
-    @router.post("/detokenize", openapi_extra=describes(DetokenizeRequest))
+    @router.post(
+        "/detokenize", openapi_extra=reads(DetokenizeRequest, {"tokens": [65, 66, 67]}) | gives(DetokenizeAnswer)
+    )
     async def detokenize(body: Annotated[DetokenizeRequest, Depends(api.body(DetokenizeRequest))]) -> Response:
         """The text of token ids, special tokens included."""
         model = api.served.find(body.model)

@@ -18,8 +18,14 @@ class ContentPart(WireModel):
     """A part of a message's content. The model reads text; a refusal is text too."""
 
     type: Literal["text", "refusal"]
+    """What kind of part it is."""
     text: str = ""
+    """The text of a text part."""
     refusal: str = ""
+    """The text of a refusal."""
+
+
+Content = Annotated[list[ContentPart], Field(max_length=1024, fail_fast=True)]
 
 
 def _as_parts(value: Any) -> Any:
@@ -30,7 +36,9 @@ class Function(WireModel):
     """What an assistant called."""
 
     name: Name
+    """Its name."""
     arguments: str = "{}"
+    """JSON."""
 
     def for_template(self) -> dict[str, Any]:
         """Templates of models with tools want the arguments as an object; text that is none stays text."""
@@ -45,8 +53,11 @@ class ToolCall(WireModel):
     """A call within an assistant's message."""
 
     id: Name = ""
+    """What the tool's answer refers to."""
     type: Literal["function"] = "function"
+    """Functions are the only kind."""
     function: Function
+    """The call."""
 
     def for_template(self) -> dict[str, Any]:
         """The call as chat templates expect it."""
@@ -57,14 +68,23 @@ class Message(WireModel):
     """One turn. A developer speaks as system, and a function's answer is a tool's: templates know no other."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[list[ContentPart], BeforeValidator(_as_parts)] = Field([], max_length=1024, fail_fast=True)
+    """Who speaks; developer means system, function means tool."""
+    content: Annotated[Content, BeforeValidator(_as_parts, json_schema_input_type=str | Content)] = Field([])
+    """The text, or its parts."""
     name: Name | None = None
+    """The speaker's name, for templates that show it."""
     tool_call_id: Name | None = None
+    """The call that a tool's message answers."""
     tool_calls: list[ToolCall] = Field([], max_length=128, fail_fast=True)
+    """What the assistant called."""
     function_call: Function | None = None
+    """The older form of one tool call."""
     refusal: str = ""
+    """Why the assistant declined; its text where there is no content."""
     reasoning_content: str | None = None
+    """What the assistant thought, for templates that show it."""
     reasoning: str | None = None
+    """The same, by its other name."""
 
     @property
     def text(self) -> str:
@@ -95,12 +115,15 @@ class Conversation(WireModel):
     """Messages and how to render them; what /tokenize and chat share."""
 
     messages: list[Message] = Field(min_length=1, max_length=4096, fail_fast=True)
+    """The turns so far, oldest first."""
     add_generation_prompt: bool | None = None
-    """True unless the final message is continued."""
+    """Whether to open the assistant's turn; by default, unless the final message is continued."""
     continue_final_message: bool = False
+    """Continue the text of the final message instead of opening a new turn."""
     chat_template_kwargs: dict[str, JsonValue] = Field({}, max_length=32)
+    """Variables for the model's chat template."""
     add_special_tokens: bool | None = None
-    """None is false: templates write their special tokens themselves."""
+    """Put the beginning-of-sequence token first; by default not, since templates write it themselves."""
 
     @property
     def opens_answer(self) -> bool:
@@ -121,10 +144,13 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     logprobs_field: ClassVar[str] = "top_logprobs"
 
     max_completion_tokens: TokenCount | None = None
+    """Most tokens to generate for each choice; by default, whatever the context leaves."""
     logprobs: bool = False
+    """List the log-probability of each token."""
     top_logprobs: int | None = Field(None, ge=0, le=100)
+    """How many alternatives to list with each; needs `logprobs`."""
     prompt_cache_key: Name | None = None
-    """Prompts are cached without it, and there is one worker to route to: it has nothing to change."""
+    """Accepted; prompts are cached without it, and there is one worker to route to."""
 
     @property
     def wanted_tokens(self) -> int | None:

@@ -19,6 +19,7 @@ TokenCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(max_length=256)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+StopStrings = Annotated[list[StopString], Field(max_length=16)]
 
 
 def _as_list(value: Any) -> Any:
@@ -43,38 +44,64 @@ class StreamOptions(WireModel):
     refused: ClassVar[Mapping[str, Refusal]] = STREAM_OPTIONS
 
     include_usage: bool = False
+    """Whether a last chunk without choices tells the token counts."""
 
 
 class GenerationRequest(WireModel):
     """The fields that say how to generate. Defaults are OpenAI's; a model's generation_config.json changes none."""
 
     model: Name | None = None
+    """A served name; may be left out where one model is served."""
     frequency_penalty: Penalty = 0.0
+    """Subtracted from a token's logit for each time that it was generated."""
     presence_penalty: Penalty = 0.0
+    """Subtracted once from the logit of each token that was generated."""
     # Bounded away from 0 and infinity, where dividing a logit by it overflows.
     repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+    """Above 1, tokens of the prompt and the answer become less likely; 1 is off."""
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=300)
+    """By token id: added to the token's logit."""
     max_tokens: TokenCount | None = None
+    """Most tokens to generate for each choice."""
     min_tokens: TokenCount = 0
+    """Fewest tokens to generate: nothing ends a choice before."""
     n: int = Field(1, ge=1, le=128)
+    """How many choices to answer with."""
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: Annotated[list[StopString], BeforeValidator(_as_list)] = Field([], max_length=16)
+    """The same seed gives the same text; without one, each request draws its own."""
+    stop: Annotated[StopStrings, BeforeValidator(_as_list, json_schema_input_type=StopString | StopStrings)] = Field([])
+    """Texts that end a choice where the first of them is complete."""
     # The sampler holds 128, and the tokenizer's end-of-sequence token may join them.
     stop_token_ids: list[TokenId] = Field([], max_length=64)
+    """Token ids that end a choice, beside the model's end-of-sequence tokens."""
     ignore_eos: bool = False
+    """Go on after the model's end-of-sequence tokens."""
     temperature: float = Field(1.0, ge=0, le=2)
+    """0 takes the most likely token each time; higher is more varied."""
     top_p: float = Field(1.0, ge=0, le=1)
+    """Draw from the most likely tokens whose probabilities add up to this; 0 is greedy."""
     min_p: float = Field(0.0, ge=0, le=1)
+    """Draw from tokens at least this fraction as likely as the most likely one; 0 is off."""
     top_k: int = Field(0, ge=-1, le=2**31 - 1)
+    """Draw from this many of the most likely tokens; 0 and -1 are off."""
     stream: bool = False
+    """Send the answer as server-sent events while it is generated."""
     stream_options: StreamOptions | None = None
+    """Further wishes about a stream."""
     skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
     include_stop_str_in_output: bool = False
+    """End the text with the stop string instead of before it."""
     priority: int = Field(0, ge=-1000, le=1000)
+    """Requests with a lower number go first."""
     cache_salt: Name | None = None
+    """Prompts share cached blocks only with requests of the same salt."""
     user: str | None = Field(None, max_length=512)
+    """Who asks, for your log search: only a hash of it is logged."""
     safety_identifier: str | None = Field(None, max_length=64)
+    """The same, by OpenAI's newer name."""
     include_warnings: bool = False
+    """Name fields without effect in the body as well, not only in the header x-nexttoken-warnings."""
 
     default_max_tokens: ClassVar[int | None] = None
     """None: whatever the context leaves."""

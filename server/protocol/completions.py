@@ -14,6 +14,7 @@ from server.protocol.refused import COMPLETIONS
 from server.protocol.wire import Refusal
 
 Prompt = str | list[int]
+Prompts = Annotated[list[Prompt], Field(max_length=256)]
 
 
 def _as_prompts(value: Any) -> list[Prompt]:
@@ -37,12 +38,18 @@ class CompletionRequest(GenerationRequest):
     refused: ClassVar[Mapping[str, Refusal]] = COMPLETIONS
     default_max_tokens: ClassVar[int | None] = 16
 
-    prompt: Annotated[list[Prompt], Field(max_length=256), BeforeValidator(_as_prompts)] | None = None
-    """None starts from the beginning-of-sequence token."""
+    prompt: (
+        Annotated[Prompts, BeforeValidator(_as_prompts, json_schema_input_type=str | list[int] | Prompts)] | None
+    ) = None
+    """A text, its token ids, or a list of these, each answered by itself; without one, from the model's first token."""
     best_of: int | None = Field(None, ge=0, le=128)
+    """Generate this many choices and answer with the `n` of highest mean log-probability."""
     echo: bool = False
+    """Begin each text with the prompt."""
     logprobs: int | None = Field(None, ge=0, le=100)
+    """List the log-probability of each token, and this many alternatives."""
     add_special_tokens: bool = True
+    """Let the tokenizer put its beginning-of-sequence token before a text."""
 
     @property
     def num_choices(self) -> int:

@@ -1,6 +1,6 @@
 """`GET /v1/models`: the answers."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -12,8 +12,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "nexttoken"
-    max_model_len: int | msgspec.UnsetType = msgspec.UNSET
-    """Context in tokens; absent until the model is loaded."""
+    max_model_len: Annotated[
+        int | msgspec.UnsetType, msgspec.Meta(description="Context in tokens; absent until the model is loaded.")
+    ] = msgspec.UNSET
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

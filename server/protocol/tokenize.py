@@ -16,9 +16,13 @@ class TokenizeRequest(Conversation):
     """A prompt, or messages as chat renders them."""
 
     model: Name | None = None
+    """A served name; may be left out where one model is served."""
     prompt: str | None = None
+    """The text to encode; or give messages."""
     messages: list[Message] = Field([], max_length=4096, fail_fast=True)
+    """The turns to render and encode; or give a prompt."""
     return_token_strs: bool = False
+    """List the text of each token too."""
 
     def check(self) -> None:
         """Raise InvalidRequest where the fields contradict each other."""
@@ -31,7 +35,9 @@ class DetokenizeRequest(WireModel):
     """Ids to turn into text."""
 
     model: Name | None = None
+    """A served name; may be left out where one model is served."""
     tokens: Annotated[list[TokenId], Field(max_length=2**20)]
+    """Token ids."""
 
 
 class TokenizeAnswer(msgspec.Struct, frozen=True):

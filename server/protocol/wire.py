@@ -25,7 +25,10 @@ class Refusal(NamedTuple):
 class WireModel(BaseModel):
     """An object of a request body. Fields that it doesn't declare are kept apart for `unknown_fields`."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, frozen=True)
+    # Docstrings of fields are what OpenAPI and /docs say of them.
+    model_config = ConfigDict(
+        strict=True, extra="allow", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
+    )
 
     refused: ClassVar[Mapping[str, Refusal]] = {}
 

@@ -303,7 +303,6 @@ def test_the_document_describes_the_bodies_that_are_read() -> None:
     name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
     assert {"prompt", "best_of", "top_k"} <= set(document["components"]["schemas"][name]["properties"])
     assert not any("422" in op["responses"] for path in document["paths"].values() for op in path.values())
-    assert ask(serve(), "/docs", None).status_code == 200
     assert ask(serve(), "/version", None).json() == {"version": "0.0.0"}
 
 
