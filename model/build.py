@@ -56,19 +56,18 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
     progress("warming up", 0.0)
     block_bytes = bytes_per_block(config, options.block_size, dtype)
     sequence_blocks = -(-max_model_len // options.block_size)
-    largest_step = min(max_step_tokens, max_model_len - 1)
-    trial = runner_with(-(-(largest_step + 1) // options.block_size))
-    _run_once(trial, largest_step if device.type == "cuda" else 1)
-    del trial
-    cache_bytes = options.kv_cache_bytes or _cache_budget(options, device)
+    largest = largest_batch(options.max_num_seqs, max_step_tokens, max_model_len, options.block_size)
+    cache_bytes = options.kv_cache_bytes
+    if cache_bytes is None:
+        cache_bytes = _cache_budget(device, options.gpu_memory_utilization, lambda: runner_with(1).run(largest))
     num_blocks = min(cache_bytes // block_bytes, options.max_num_seqs * sequence_blocks)
     if num_blocks < sequence_blocks:
         raise NotEnoughMemory(
-            f"the KV cache may take {cache_bytes / 2**30:.2f} GiB, but one sequence of {max_model_len} tokens takes "
-            f"{sequence_blocks * block_bytes / 2**30:.2f} GiB; lower --max-model-len or raise --kv-cache-memory-bytes"
+            f"the KV cache may take {cache_bytes / 2**20:.2f} MiB, but one sequence of {max_model_len} tokens takes "
+            f"{sequence_blocks * block_bytes / 2**20:.2f} MiB; lower --max-model-len or raise --kv-cache-memory-bytes"
         )
     runner = runner_with(num_blocks)
-    _run_once(runner, 1)
+    runner.run(largest_batch(1, 1, 1, options.block_size))
     weights = list(model.parameters())
     return runner, ModelInfo(
         architecture=config.architecture,
@@ -111,29 +110,51 @@ def _max_model_len(wanted: int | None, config: ModelConfig) -> int:
     return wanted
 
 
-def _cache_budget(options: RunnerOptions, device: torch.device) -> int:
-    """Bytes for the KV cache, once weights are loaded and a largest step has shown what else a step takes."""
+def _cache_budget(device: torch.device, utilization: float, run_largest_step: Callable[[], object]) -> int:
+    """Bytes for the KV cache, once the weights are loaded: of a GPU, what they and the largest step leave."""
     if device.type == "cpu":
         return int(available_memory() * CPU_CACHE_SHARE)
-    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)  # of what loading took besides the weights
+    try:
+        run_largest_step()
+    except torch.OutOfMemoryError:
+        raise NotEnoughMemory(
+            f"no room on {device} for a largest step beside the weights; "
+            "lower --max-num-batched-tokens, --max-num-seqs or --max-model-len"
+        ) from None
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    stats = torch.cuda.memory_stats(device)
-    step_bytes = stats["allocated_bytes.all.peak"] - stats["allocated_bytes.all.current"]
-    return int(free - step_bytes - total * (1 - options.gpu_memory_utilization))
+    step_bytes = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+    return int(free - step_bytes - total * (1 - utilization))
 
 
-def _run_once(runner: ModelRunner, num_tokens: int) -> None:
-    """Compute a prompt of `num_tokens` in one step, and draw from it, in the first blocks."""
-    num_blocks = -(-num_tokens // runner.block_size)
-    batch = Batch(
-        slots=[0],
-        num_computed=[0],
-        num_new=[num_tokens],
-        is_sampled=[True],
-        joins=[Join(0, [0] * num_tokens, num_tokens, 0, SamplingParams(max_tokens=1))],
-        block_slots=[0] * num_blocks,
-        block_indexes=list(range(num_blocks)),
-        block_ids=list(range(num_blocks)),
+def largest_batch(max_num_seqs: int, max_step_tokens: int, max_model_len: int, block_size: int) -> Batch:
+    """The step that takes most memory: every slot full, one by prefill, drawn from with every parameter in use.
+
+    All blocks are block 0, so that its cache takes next to nothing; what it computes means nothing.
+    """
+    params = SamplingParams(
+        max_tokens=1,
+        top_k=2,
+        top_p=0.5,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        frequency_penalty=0.1,
+        logprobs=20,
+        prompt_logprobs=20,
     )
-    runner.run(batch)
+    num_prefill = min(max_step_tokens - (max_num_seqs - 1), max_model_len)
+    num_new = [num_prefill] + [1] * (max_num_seqs - 1)
+    num_blocks = -(-max_model_len // block_size)
+    slots = list(range(max_num_seqs))
+    token_ids = [0] * max_model_len
+    return Batch(
+        slots=slots,
+        num_computed=[max_model_len - count for count in num_new],
+        num_new=num_new,
+        is_sampled=[True] * max_num_seqs,
+        joins=[Join(slot, token_ids, max_model_len, 0, params) for slot in slots],
+        block_slots=[slot for slot in slots for _ in range(num_blocks)],
+        block_indexes=list(range(num_blocks)) * max_num_seqs,
+        block_ids=[0] * (num_blocks * max_num_seqs),
+    )

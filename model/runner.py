@@ -1,6 +1,6 @@
 """Runs batches: columns to step tensors, through the transformer and the sampler, and back to the host."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,10 @@ from model.transformer import Transformer
 PROMPT_LOGPROB_ROWS = 128
 
 
+Listed = tuple[Tensor, Tensor, Tensor]
+"""What `token_logprobs` gives."""
+
+
 @dataclass(slots=True, frozen=True)
 class _Rows:
     """A batch's columns as arrays."""
@@ -30,6 +34,21 @@ class _Rows:
     num_new: NDArray[np.int64]
     ends: NDArray[np.int64]
     """Where each row's tokens end among the step's tokens."""
+    sampled: NDArray[np.int64]
+    """The rows that draw."""
+
+
+@dataclass(slots=True, frozen=True)
+class Results:
+    """What a step computed, still on the device."""
+
+    num_top: list[int | None]
+    """By row of the batch: how many of the most likely tokens its sequence wants listed beside a drawn one."""
+    sampled: list[int]
+    """The rows that draw, in the order of `draws`."""
+    draws: Draws | None
+    prompt_logprobs: dict[int, list[Listed]]
+    """By row, in pieces."""
 
 
 class ModelRunner:
@@ -61,33 +80,42 @@ class ModelRunner:
         self._token_list = self._tokens_SL.view(-1)
         self._joins: dict[int, Join] = {}
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> StepOutput:
         """Compute the batch's tokens, draw a next token for the rows that reach their end."""
+        return _read(self.enqueue(batch))
+
+    @torch.inference_mode()
+    def enqueue(self, batch: Batch) -> Results:
+        """The device's part of `run`, for none of which the host waits."""
         self._take_in(batch)
         rows = _Rows(
             slots=np.array(batch.slots, dtype=np.int64),
             num_computed=np.array(batch.num_computed, dtype=np.int64),
             num_new=np.array(batch.num_new, dtype=np.int64),
             ends=np.cumsum(batch.num_new),
+            sampled=np.flatnonzero(batch.is_sampled),
         )
+        params = [self._joins[slot].params for slot in batch.slots]
         hidden_TE = self._model(self._step_tensors(rows), self._backend)
-        output = StepOutput(token_ids=[NOT_SAMPLED] * len(batch.slots))
-        sampled = np.flatnonzero(batch.is_sampled)
-        if sampled.size:
-            self._sample(hidden_TE, rows, sampled, output)
-        for row, slot in enumerate(batch.slots):
-            if self._joins[slot].params.prompt_logprobs is not None:
-                self._list_prompt(hidden_TE, rows, row, output)
-        return output
+        return Results(
+            num_top=[p.logprobs for p in params],
+            sampled=rows.sampled.tolist(),
+            draws=self._sample(hidden_TE, rows) if rows.sampled.size else None,
+            prompt_logprobs={
+                row: list(self._prompt_logprobs(hidden_TE, rows, row))
+                for row, p in enumerate(params)
+                if p.prompt_logprobs is not None
+            },
+        )
 
     def _take_in(self, batch: Batch) -> None:
         """Write what is new of slots and blocks into the tables."""
-        for join in batch.joins:
-            self._joins[join.slot] = join
-            token_ids = torch.tensor(join.token_ids, dtype=torch.int32)
-            place = self._tokens_SL.select(0, join.slot).narrow(0, 0, len(join.token_ids))
-            place.copy_(token_ids, non_blocking=True)
+        if batch.joins:
+            self._joins |= {join.slot: join for join in batch.joins}
+            places = [self._places(np.int64(join.slot), np.arange(len(join.token_ids))) for join in batch.joins]
+            token_ids = [join.token_ids for join in batch.joins]
+            places_N, token_ids_N = self._to_device(np.stack((np.concatenate(places), np.concatenate(token_ids))))
+            self._token_list.index_copy_(0, places_N, token_ids_N.int())
         self._sampler.join(batch.joins)
         self._block_tables[batch.block_slots, batch.block_indexes] = batch.block_ids
 
@@ -106,41 +134,28 @@ class ModelRunner:
             plan=self._backend.plan(rows.slots, rows.num_computed, rows.num_new, self._block_tables),
         )
 
-    def _sample(self, hidden_TE: Tensor, rows: _Rows, sampled: NDArray[np.int64], output: StepOutput) -> None:
-        slots = rows.slots[sampled]
-        num_tokens = (rows.num_computed + rows.num_new)[sampled]
-        last_R, next_R = self._to_device(np.stack((rows.ends[sampled] - 1, self._places(slots, num_tokens))))
+    def _sample(self, hidden_TE: Tensor, rows: _Rows) -> Draws:
+        slots = rows.slots[rows.sampled]
+        num_tokens = (rows.num_computed + rows.num_new)[rows.sampled]
+        last_R, next_R = self._to_device(np.stack((rows.ends[rows.sampled] - 1, self._places(slots, num_tokens))))
         logits_RV = self._model.logits(hidden_TE.index_select(0, last_R))
         draws = self._sampler.sample(logits_RV, slots.tolist(), num_tokens.tolist(), self._tokens_SL)
         self._token_list.index_copy_(0, next_R, draws.token_ids_R.int())
-        for row, token_id in zip(sampled.tolist(), draws.token_ids_R.tolist(), strict=True):
-            output.token_ids[row] = token_id
-        if draws.chosen_logprob_R is not None:
-            self._list_draws(draws, sampled.tolist(), slots.tolist(), output)
+        return draws
 
-    def _list_draws(self, draws: Draws, sampled: list[int], slots: list[int], output: StepOutput) -> None:
-        entries = _listed(draws.chosen_logprob_R, draws.top_ids_RK, draws.top_RK)
-        for row, slot, entry in zip(sampled, slots, entries, strict=True):
-            num_top = self._joins[slot].params.logprobs
-            if num_top is not None:
-                output.logprobs[row] = TokenLogprobs(entry.chosen, entry.top_ids[:num_top], entry.top[:num_top])
-
-    def _list_prompt(self, hidden_TE: Tensor, rows: _Rows, row: int, output: StepOutput) -> None:
+    def _prompt_logprobs(self, hidden_TE: Tensor, rows: _Rows, row: int) -> Iterator[Listed]:
         """Log-probabilities of the prompt tokens that follow this row's tokens."""
         join = self._joins[int(rows.slots[row])]
         first = int(rows.num_computed[row])
         last = min(first + int(rows.num_new[row]), join.num_prompt - 1)
         offset = int(rows.ends[row] - rows.num_new[row]) - first
-        entries: list[TokenLogprobs] = []
         for start in range(first, last, PROMPT_LOGPROB_ROWS):
             stop = min(start + PROMPT_LOGPROB_ROWS, last)
             logits_RV = self._model.logits(hidden_TE.narrow(0, offset + start, stop - start))
             chosen_R = self._tokens_SL.select(0, join.slot).narrow(0, start + 1, stop - start).long()
-            entries += _listed(*token_logprobs(logits_RV, chosen_R, join.params.prompt_logprobs or 0))
-        if entries:
-            output.prompt_logprobs[row] = entries
+            yield token_logprobs(logits_RV, chosen_R, join.params.prompt_logprobs or 0)
 
-    def _places(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _places(self, slots: NDArray[np.int64] | np.int64, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where these slots have the tokens of these positions, in the table read as one list."""
         return slots * self._tokens_SL.shape[1] + positions
 
@@ -148,9 +163,29 @@ class ModelRunner:
         return torch.from_numpy(column).to(self._device, non_blocking=True)
 
 
-def _listed(chosen_R: Tensor | None, top_ids_RK: Tensor | None, top_RK: Tensor | None) -> Sequence[TokenLogprobs]:
-    assert chosen_R is not None
-    assert top_ids_RK is not None
-    assert top_RK is not None
+def _read(results: Results) -> StepOutput:
+    """Wait for the device, and bring the results over."""
+    output = StepOutput(token_ids=[NOT_SAMPLED] * len(results.num_top))
+    if results.draws is not None:
+        for row, token_id in zip(results.sampled, results.draws.token_ids_R.tolist(), strict=True):
+            output.token_ids[row] = token_id
+        _list_draws(results.draws, results, output)
+    for row, pieces in results.prompt_logprobs.items():
+        if pieces:
+            output.prompt_logprobs[row] = [entry for piece in pieces for entry in _entries(*piece)]
+    return output
+
+
+def _list_draws(draws: Draws, results: Results, output: StepOutput) -> None:
+    if draws.chosen_logprob_R is None or draws.top_ids_RK is None or draws.top_RK is None:
+        return
+    entries = _entries(draws.chosen_logprob_R, draws.top_ids_RK, draws.top_RK)
+    for row, entry in zip(results.sampled, entries, strict=True):
+        num_top = results.num_top[row]
+        if num_top is not None:
+            output.logprobs[row] = TokenLogprobs(entry.chosen, entry.top_ids[:num_top], entry.top[:num_top])
+
+
+def _entries(chosen_R: Tensor, top_ids_RK: Tensor, top_RK: Tensor) -> list[TokenLogprobs]:
     columns = zip(chosen_R.tolist(), top_ids_RK.tolist(), top_RK.tolist(), strict=True)
     return [TokenLogprobs(chosen, top_ids, top) for chosen, top_ids, top in columns]

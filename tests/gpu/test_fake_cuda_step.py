@@ -1,0 +1,138 @@
+"""A whole step on a GPU that isn't there: tensors have a device but no contents, and reading a value raises.
+
+So a tensor left on the host, or a wait for the device in the middle of a step, fails here on any machine.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from model.attention.torch import TorchAttention
+from model.batch import Batch, Join, SamplingParams
+from model.build import largest_batch
+from model.config import ModelConfig, RopeConfig
+from model.kv_cache import KVCache
+from model.runner import ModelRunner, Results
+from model.sampler import Sampler
+from model.transformer import Transformer
+
+CUDA = torch.device("cuda:0")
+BLOCK = 16
+MAX_NUM_SEQS = 8
+MAX_MODEL_LEN = 512
+LLAMA = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=500,
+    hidden_size=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=96,
+    activation="silu",
+    norm_eps=1e-5,
+    max_position_embeddings=MAX_MODEL_LEN,
+    rope=RopeConfig(),
+    eos_token_ids=(2, 3),
+)
+GREEDY = SamplingParams(max_tokens=9, temperature=0.0)
+KINDS = [
+    GREEDY,
+    SamplingParams(max_tokens=9, seed=1),
+    SamplingParams(max_tokens=9, top_k=5, top_p=0.9, min_p=0.1),
+    SamplingParams(max_tokens=9, repetition_penalty=1.2, presence_penalty=0.5, frequency_penalty=0.5),
+    SamplingParams(max_tokens=9, logit_bias=((3, 1.0),), min_tokens=4, stop_token_ids=(7,)),
+    SamplingParams(max_tokens=9, temperature=0.0, logprobs=0),
+    SamplingParams(max_tokens=9, logprobs=5, prompt_logprobs=3),
+    GREEDY,
+]
+
+
+@pytest.fixture
+def no_contents(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # By default tensors of one element keep their value, and moving them to the GPU is tried in earnest.
+    monkeypatch.setattr(fake_tensor, "CONSTANT_NUMEL_LIMIT", 0)
+    with FakeTensorMode():
+        yield
+
+
+def runner(config: ModelConfig) -> ModelRunner:
+    return ModelRunner(
+        Transformer(config, torch.bfloat16, CUDA),
+        TorchAttention(config, KVCache(config, 64, BLOCK, torch.bfloat16, CUDA)),
+        Sampler(MAX_NUM_SEQS, config.vocab_size, config.eos_token_ids, CUDA),
+        max_num_seqs=MAX_NUM_SEQS,
+        max_model_len=MAX_MODEL_LEN,
+        block_size=BLOCK,
+    )
+
+
+def batch(num_computed: list[int], num_new: list[int], kinds: list[SamplingParams], unsampled: int = -1) -> Batch:
+    rows = range(len(kinds))
+    return Batch(
+        slots=list(rows),
+        num_computed=num_computed,
+        num_new=num_new,
+        is_sampled=[row != unsampled for row in rows],
+        joins=[Join(r, [1] * (num_computed[r] + num_new[r]), 40, 0, kinds[r]) for r in rows],
+        block_slots=[0, 1],
+        block_indexes=[0, 0],
+        block_ids=[5, 9],
+    )
+
+
+def check(results: Results, count: int) -> None:
+    assert results.draws is not None
+    assert results.draws.token_ids_R.shape == (count,)
+    assert results.draws.token_ids_R.device == CUDA
+
+
+@pytest.mark.usefixtures("no_contents")
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(LLAMA, id="llama"),
+        pytest.param(dataclasses.replace(LLAMA, sliding_window=20), id="window"),
+        pytest.param(dataclasses.replace(LLAMA, tie_embeddings=True, qkv_bias=True, mlp_bias=True), id="tied, biases"),
+        pytest.param(
+            dataclasses.replace(LLAMA, rope=RopeConfig(kind="dynamic", factor=2.0, original_max_position=64)),
+            id="dynamic rope",
+        ),
+    ],
+)
+def test_a_step_of_prefill_and_decode_rows_never_waits_for_the_device(config):
+    """Whole prompts, chunks with and without context, and decode rows of several lengths, drawn from in every way."""
+    results = runner(config).enqueue(batch([0, 30, 39, 40, 200, 17, 33, 0], [40, 9, 1, 1, 1, 1, 5, 12], KINDS, 7))
+    check(results, 7)
+    assert results.draws.chosen_logprob_R.device == CUDA
+    assert results.draws.top_RK.shape == (7, 5)
+    ((chosen, top_ids, _),) = results.prompt_logprobs[6]
+    assert chosen.shape == (5,)
+    assert top_ids.shape == (5, 3)
+    assert top_ids.device == CUDA
+
+
+@pytest.mark.usefixtures("no_contents")
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_decode_rows_of_one_kind_never_wait_for_the_device(kind):
+    check(runner(LLAMA).enqueue(batch([50, 60], [1, 1], [kind, kind])), 2)
+
+
+@pytest.mark.usefixtures("no_contents")
+def test_a_step_that_draws_nothing_never_waits_for_the_device():
+    assert runner(LLAMA).enqueue(batch([0], [40], [GREEDY], unsampled=0)).draws is None
+
+
+@pytest.mark.usefixtures("no_contents")
+def test_the_largest_step_never_waits_for_the_device():
+    check(runner(LLAMA).enqueue(largest_batch(MAX_NUM_SEQS, 64, MAX_MODEL_LEN, BLOCK)), MAX_NUM_SEQS)
+
+
+@pytest.mark.usefixtures("no_contents")
+def test_reading_what_was_drawn_is_the_wait_that_is_left():
+    with pytest.raises(DataDependentOutputException):
+        runner(LLAMA).run(batch([0], [4], [GREEDY]))
