@@ -143,7 +143,8 @@ def largest_batch(max_num_seqs: int, max_step_tokens: int, max_model_len: int, b
         logprobs=20,
         prompt_logprobs=20,
     )
-    num_prefill = min(max_step_tokens - (max_num_seqs - 1), max_model_len)
+    # One token short of the whole context at most: what has nothing before it need not be gathered from the cache.
+    num_prefill = min(max_step_tokens - (max_num_seqs - 1), max(1, max_model_len - 1))
     num_new = [num_prefill] + [1] * (max_num_seqs - 1)
     num_blocks = -(-max_model_len // block_size)
     slots = list(range(max_num_seqs))

@@ -4,41 +4,18 @@ So a tensor left on the host, or a wait for the device in the middle of a step, 
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
-import torch
-from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from model.attention.torch import TorchAttention
 from model.batch import Batch, Join, SamplingParams
 from model.build import largest_batch
-from model.config import ModelConfig, RopeConfig
-from model.kv_cache import KVCache
-from model.runner import ModelRunner, Results
-from model.sampler import Sampler
-from model.transformer import Transformer
+from model.config import RopeConfig
+from model.runner import Results
+from tests.gpu.fake_cuda import BLOCK, CUDA, LLAMA, MAX_MODEL_LEN, make_runner
 
-CUDA = torch.device("cuda:0")
-BLOCK = 16
-MAX_NUM_SEQS = 8
-MAX_MODEL_LEN = 512
-LLAMA = ModelConfig(
-    architecture="LlamaForCausalLM",
-    vocab_size=500,
-    hidden_size=64,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    intermediate_size=96,
-    activation="silu",
-    norm_eps=1e-5,
-    max_position_embeddings=MAX_MODEL_LEN,
-    rope=RopeConfig(),
-    eos_token_ids=(2, 3),
-)
+pytestmark = pytest.mark.usefixtures("fake_cuda")
+
 GREEDY = SamplingParams(max_tokens=9, temperature=0.0)
 KINDS = [
     GREEDY,
@@ -50,25 +27,6 @@ KINDS = [
     SamplingParams(max_tokens=9, logprobs=5, prompt_logprobs=3),
     GREEDY,
 ]
-
-
-@pytest.fixture
-def no_contents(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # By default tensors of one element keep their value, and moving them to the GPU is tried in earnest.
-    monkeypatch.setattr(fake_tensor, "CONSTANT_NUMEL_LIMIT", 0)
-    with FakeTensorMode():
-        yield
-
-
-def runner(config: ModelConfig) -> ModelRunner:
-    return ModelRunner(
-        Transformer(config, torch.bfloat16, CUDA),
-        TorchAttention(config, KVCache(config, 64, BLOCK, torch.bfloat16, CUDA)),
-        Sampler(MAX_NUM_SEQS, config.vocab_size, config.eos_token_ids, CUDA),
-        max_num_seqs=MAX_NUM_SEQS,
-        max_model_len=MAX_MODEL_LEN,
-        block_size=BLOCK,
-    )
 
 
 def batch(num_computed: list[int], num_new: list[int], kinds: list[SamplingParams], unsampled: int = -1) -> Batch:
@@ -91,7 +49,6 @@ def check(results: Results, count: int) -> None:
     assert results.draws.token_ids_R.device == CUDA
 
 
-@pytest.mark.usefixtures("no_contents")
 @pytest.mark.parametrize(
     "config",
     [
@@ -106,7 +63,7 @@ def check(results: Results, count: int) -> None:
 )
 def test_a_step_of_prefill_and_decode_rows_never_waits_for_the_device(config):
     """Whole prompts, chunks with and without context, and decode rows of several lengths, drawn from in every way."""
-    results = runner(config).enqueue(batch([0, 30, 39, 40, 200, 17, 33, 0], [40, 9, 1, 1, 1, 1, 5, 12], KINDS, 7))
+    results = make_runner(config).enqueue(batch([0, 30, 39, 40, 200, 17, 33, 0], [40, 9, 1, 1, 1, 1, 5, 12], KINDS, 7))
     check(results, 7)
     assert results.draws.chosen_logprob_R.device == CUDA
     assert results.draws.top_RK.shape == (7, 5)
@@ -116,23 +73,19 @@ def test_a_step_of_prefill_and_decode_rows_never_waits_for_the_device(config):
     assert top_ids.device == CUDA
 
 
-@pytest.mark.usefixtures("no_contents")
 @pytest.mark.parametrize("kind", KINDS[:-1])
 def test_decode_rows_of_one_kind_never_wait_for_the_device(kind):
-    check(runner(LLAMA).enqueue(batch([50, 60], [1, 1], [kind, kind])), 2)
+    check(make_runner().enqueue(batch([50, 60], [1, 1], [kind, kind])), 2)
 
 
-@pytest.mark.usefixtures("no_contents")
 def test_a_step_that_draws_nothing_never_waits_for_the_device():
-    assert runner(LLAMA).enqueue(batch([0], [40], [GREEDY], unsampled=0)).draws is None
+    assert make_runner().enqueue(batch([0], [40], [GREEDY], unsampled=0)).draws is None
 
 
-@pytest.mark.usefixtures("no_contents")
 def test_the_largest_step_never_waits_for_the_device():
-    check(runner(LLAMA).enqueue(largest_batch(MAX_NUM_SEQS, 64, MAX_MODEL_LEN, BLOCK)), MAX_NUM_SEQS)
+    check(make_runner().enqueue(largest_batch(8, 64, MAX_MODEL_LEN, BLOCK)), 8)
 
 
-@pytest.mark.usefixtures("no_contents")
 def test_reading_what_was_drawn_is_the_wait_that_is_left():
     with pytest.raises(DataDependentOutputException):
-        runner(LLAMA).run(batch([0], [4], [GREEDY]))
+        make_runner().run(batch([0], [4], [GREEDY]))

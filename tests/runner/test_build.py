@@ -133,6 +133,6 @@ def test_the_largest_step_fills_every_slot_and_runs(checkpoint, sizes):
     batch = largest_batch(max_num_seqs, max_step_tokens, max_model_len, 16)
     ends = [computed + new for computed, new in zip(batch.num_computed, batch.num_new, strict=True)]
     assert ends == [max_model_len] * max_num_seqs
-    assert sum(batch.num_new) == min(max_step_tokens, max_model_len + max_num_seqs - 1)
+    assert sum(batch.num_new) == min(max_step_tokens, max(1, max_model_len - 1) + max_num_seqs - 1)
     runner, _ = build_with(checkpoint, max_num_seqs=max_num_seqs)
     assert NOT_SAMPLED not in runner.run(batch).token_ids

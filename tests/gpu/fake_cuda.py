@@ -1,0 +1,41 @@
+"""A small model on a GPU that isn't there: its tensors have a device but no contents. Needs the fixture `fake_cuda`."""
+
+import torch
+
+from model.attention.torch import TorchAttention
+from model.config import ModelConfig, RopeConfig
+from model.kv_cache import KVCache
+from model.runner import ModelRunner
+from model.sampler import Sampler
+from model.transformer import Transformer
+
+CUDA = torch.device("cuda:0")
+BLOCK = 16
+MAX_MODEL_LEN = 512
+LLAMA = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=4000,
+    hidden_size=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=96,
+    activation="silu",
+    norm_eps=1e-5,
+    max_position_embeddings=MAX_MODEL_LEN,
+    rope=RopeConfig(),
+    eos_token_ids=(2, 3),
+)
+
+
+def make_runner(config: ModelConfig = LLAMA, max_num_seqs: int = 8) -> ModelRunner:
+    """In bfloat16, with a cache of 16 blocks."""
+    return ModelRunner(
+        Transformer(config, torch.bfloat16, CUDA),
+        TorchAttention(config, KVCache(config, 16, BLOCK, torch.bfloat16, CUDA)),
+        Sampler(max_num_seqs, config.vocab_size, config.eos_token_ids, CUDA),
+        max_num_seqs=max_num_seqs,
+        max_model_len=MAX_MODEL_LEN,
+        block_size=BLOCK,
+    )
