@@ -1,18 +1,19 @@
 # The server in an image, for a CPU:  docker build -t nexttoken .
-# For NVIDIA GPUs:                    docker build -t nexttoken:cuda --build-arg TORCH_INDEX=https://pypi.org/simple .
+# For NVIDIA GPUs:                    docker build -t nexttoken:cuda --build-arg TORCH_INDEX= .
 # How to run it: deploy/README.md
 
-ARG BASE=docker.io/library/python:3.12-slim-trixie
+ARG BASE=python:3.12-slim-trixie
 
 # What the server stands on, in a virtual environment of its own. A change of our code leaves this stage as it is.
 FROM ${BASE} AS dependencies
+# PyTorch's index of builds without CUDA; empty takes the default build from the default index.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 COPY constraints.txt ./
 # torch by itself: of two indexes at once, pip would take any package from whichever has the higher version.
-RUN pip --python /opt/venv install --only-binary :all: --index-url "${TORCH_INDEX}" --no-deps -c constraints.txt torch
+RUN pip --python /opt/venv install --only-binary :all: ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} --no-deps -c constraints.txt torch
 COPY pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
         > requirements.txt \

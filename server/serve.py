@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EXIT_CANNOT_LISTEN = 1
+EXIT_CANNOT_START = 1
 EXIT_CANNOT_SERVE_MODEL = 2
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long responses may take to leave once the engine has nothing more to say.
 FLUSH_TIMEOUT_S = 5
 
@@ -47,38 +49,41 @@ class HttpServer(uvicorn.Server):
         yield
 
 
+class CannotStart(Exception):
+    """The server can't start here; the message is for the operator."""
+
+
 def serve(settings: Settings) -> int:
     """Serve until a signal comes. Returns the process's exit code."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    # What uvicorn tells of its start and end, the lines below tell better.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for number in STOP_SIGNALS:
+        # Until the service handles them: process 1 would ignore SIGTERM, and Ctrl-C would print a traceback.
+        signal.signal(number, _exit)
+    _set_up_logging(settings.log_level)
     try:
-        listener = _listen(settings.host, settings.port)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
-        return _refuse(f"can't listen on {settings.host}:{settings.port}: {reason}", EXIT_CANNOT_LISTEN)
-    with listener, contextlib.ExitStack() as cleanup:
-        try:
-            directory = _model_directory(settings)
-            config_from_directory(directory)  # what can't be served is known before anything is started
-            config = _worker_config(settings, directory)
-            # The worker starts while the rest is imported and set up here.
-            first = Connection(config)
-            cleanup.callback(first.close)
-            connections = iter([first])
-            engine = EngineClient(
-                lambda: next(connections, None) or Connection(config),
-                max_waiting=settings.max_waiting,
-                hang_timeout_s=settings.hang_timeout_s,
-            )
-            service = _Service(settings, _create_app(settings, directory, engine), engine, listener)
-        except ModelError as error:
-            return _refuse(str(error), EXIT_CANNOT_SERVE_MODEL)
-        return uvloop.run(service.run())
+        with contextlib.ExitStack() as cleanup:
+            return uvloop.run(_set_up_service(settings, cleanup).run())
+    except CannotStart as error:
+        return _refuse(str(error), EXIT_CANNOT_START)
+    except ModelError as error:
+        return _refuse(str(error), EXIT_CANNOT_SERVE_MODEL)
+
+
+def _set_up_service(settings: Settings, cleanup: contextlib.ExitStack) -> "_Service":
+    """Everything but the running. Raises CannotStart or ModelError."""
+    listener = cleanup.enter_context(_listen(settings.host, settings.port))
+    directory = _model_directory(settings)
+    config_from_directory(directory)  # what can't be served is known before anything is started
+    config = _worker_config(settings, directory)
+    # The worker starts while the rest is imported and set up here.
+    first = _connect(config)
+    cleanup.callback(first.close)
+    connections = iter([first])
+    engine = EngineClient(
+        lambda: next(connections, None) or Connection(config),
+        max_waiting=settings.max_waiting,
+        hang_timeout_s=settings.hang_timeout_s,
+    )
+    return _Service(settings, _create_app(settings, directory, engine), engine, listener)
 
 
 class _Service:
@@ -107,7 +112,7 @@ class _Service:
     async def run(self) -> int:
         """Listen, report the start, serve, drain. Returns the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
         report = asyncio.create_task(self._report_start())
         await self._http.serve(sockets=[self._listener])
@@ -197,6 +202,8 @@ def _worker_config(settings: Settings, directory: Path) -> WorkerConfig:
         model_dir=str(directory),
         device=settings.device,
         dtype=settings.dtype,
+        quantization=settings.quantization,
+        kernels=settings.kernels,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_step_tokens=settings.max_num_batched_tokens,
@@ -208,9 +215,30 @@ def _worker_config(settings: Settings, directory: Path) -> WorkerConfig:
     return WorkerConfig(runner=options, prefix_caching=settings.enable_prefix_caching)
 
 
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    # What uvicorn tells of its start and end, the lines below tell better.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def _connect(config: WorkerConfig) -> Connection:
+    try:
+        return Connection(config)
+    except OSError as error:
+        raise CannotStart(f"the worker's socket needs a writable folder; set TMPDIR to one ({error})") from error
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+        raise CannotStart(f"can't listen on {host}:{port}: {reason}") from error
 
 
 def _refuse(reason: str, code: int) -> int:

@@ -40,7 +40,8 @@ class Connection:
         self._directory = Path(tempfile.mkdtemp(prefix="nexttoken-"))
         self._address = f"ipc://{self._directory}/worker"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "server.engine.worker", self._address, msgspec.json.encode(config).decode()],
+            # -P: no import from the working directory, which may be a folder of somebody's models.
+            [sys.executable, "-P", "-m", "server.engine.worker", self._address, msgspec.json.encode(config).decode()],
             stdin=subprocess.PIPE,
         )
         self._encode = msgspec.msgpack.Encoder().encode
