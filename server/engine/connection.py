@@ -95,8 +95,9 @@ class Connection:
 
     def send(self, message: ToWorker) -> None:
         """Queue a message for the worker."""
-        # The queue is unlimited, so this is done when it returns; what it returns is a future nobody needs.
-        zmq.Socket.send(self._socket, self._encode(message), zmq.NOBLOCK)
+        # The queue is unlimited, so this is done when it returns, and nobody needs the future. The plain socket's send
+        # would swallow the only sign of a message that has just come; this one looks for it.
+        self._socket.send(self._encode(message), zmq.NOBLOCK)
 
     async def receive(self, timeout_s: float) -> FromWorker | None:
         """The next message, or None if none came in time. Raises WorkerDied when the process has ended."""
