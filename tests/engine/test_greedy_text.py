@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -105,6 +106,23 @@ def test_dt01_text_is_the_same_from_the_prefix_cache(model, max_step_tokens):
         expected_hits = (len(prompt_ids) - 1) // BLOCK * BLOCK
         warm = alone(engine, prompt_ids, GREEDY)
         assert (warm.token_ids, warm.num_cached) == (ids, expected_hits)
+
+
+@pytest.mark.parametrize("max_step_tokens", [16, 512])
+def test_dt01_fifty_prompts_with_a_common_beginning_read_the_same_cold_and_warm(random_llama, max_step_tokens):
+    short = msgspec.structs.replace(GREEDY, max_tokens=8)
+    prompts = [prompt(50)[: 7 + i % 40] + prompt(1 + i % 9, seed=i) for i in range(50)]
+    engine = make_engine(random_llama, max_step_tokens=max_step_tokens)
+    cold = [alone(engine, ids, short, cache_salt=str(i)).token_ids for i, ids in enumerate(prompts)]
+    assert engine.stats().prefix_hit_tokens == 0
+    engine = make_engine(random_llama, max_step_tokens=max_step_tokens)
+    requests = [request(ids, short, sequence_id=i) for i, ids in enumerate(prompts)]
+    for _ in range(2):
+        texts = run(engine, requests)
+        assert [texts[i].token_ids for i in range(50)] == cold
+    stats = engine.stats()
+    assert stats.prefix_query_tokens == 2 * sum(map(len, prompts))
+    assert stats.prefix_hit_tokens > 0.7 * stats.prefix_query_tokens
 
 
 def test_dt01_text_is_the_same_when_it_goes_on_from_a_cached_answer(engine):
