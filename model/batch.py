@@ -5,8 +5,14 @@ A sequence holds one slot from its first step until it finishes or is preempted.
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
+
+from model.grammar import Grammar
+
+if TYPE_CHECKING:
+    from model.constraint import Constraint
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +43,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """None: not wanted. 0: the chosen token's alone. k: the k most likely tokens' too."""
     prompt_logprobs: int | None = None
     """The same for the prompt's tokens after the first."""
+    grammar: Grammar | None = None
+    """What the text must match when it ends by itself. It decides where it may end: `ignore_eos` changes nothing then,
+    and `min_tokens` holds back an end only while something else may follow."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -59,6 +68,8 @@ class Join:
     choice: int
     """Which of the request's choices this is: part of the key of its random draws."""
     params: SamplingParams
+    constraint: "Constraint | None" = None
+    """The compiled `params.grammar`."""
 
 
 @dataclass(slots=True)
@@ -91,6 +102,8 @@ class StepOutput:
     prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     """By row, for rows whose sequence asked: of prompt tokens `num_computed + 1` to `num_computed + num_new`, as far
     as these are still prompt."""
+    completed: set[int] = field(default_factory=set)
+    """Rows whose grammar lets nothing follow the drawn token."""
 
 
 NOT_SAMPLED = -1

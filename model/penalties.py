@@ -1,9 +1,10 @@
-"""Changes of the logits before a token is chosen: penalties for repetition, logit bias, tokens held back.
+"""Changes of the logits before a token is chosen: penalties for repetition, logit bias, tokens held back or forbidden.
 
 All work in place on the rows that ask for them, and touch only the tokens concerned.
 """
 
-# R rows of the step, P rows concerned, V vocabulary, L history, N entries of a row's list of tokens
+# R rows of the step, P rows concerned, V vocabulary, W bytes of a bit for each token, L history,
+# N entries of a row's list of tokens
 
 from dataclasses import dataclass
 
@@ -63,3 +64,11 @@ def add_bias(logits_RV: Tensor, rows_P: Tensor, ids_PN: Tensor, bias_PN: Tensor)
 def hold_back(logits_RV: Tensor, rows_P: Tensor, ids_PN: Tensor) -> None:
     """Make tokens `ids_PN` impossible; unused entries repeat a used one."""
     logits_RV.index_put_((rows_P.unsqueeze(1), ids_PN), logits_RV.new_full((1, 1), -torch.inf))
+
+
+def forbid(logits_RV: Tensor, rows_P: Tensor, allowed_PW: Tensor) -> None:
+    """Make all tokens impossible but those whose bit is set: bit i % 8 of byte i // 8 for token i, in uint8."""
+    bit_8 = torch.arange(8, dtype=torch.uint8, device=logits_RV.device)
+    is_allowed_PV = ((allowed_PW.unsqueeze(2) >> bit_8) & 1).flatten(1).narrow(1, 0, logits_RV.shape[1]).bool()
+    logits_PV = logits_RV.index_select(0, rows_P).masked_fill_(~is_allowed_PV, -torch.inf)
+    logits_RV.index_copy_(0, rows_P, logits_PV)

@@ -12,6 +12,7 @@ from torch import Tensor
 from model.attention.base import AttentionBackend, StepTensors
 from model.batch import NOT_SAMPLED, Batch, Join, StepOutput, TokenLogprobs
 from model.sampler import Draws, Sampler, token_logprobs
+from model.slot_matchers import SlotMatchers
 from model.transformer import Transformer
 
 # T tokens in the step, R sampled rows, S slots, L positions of a slot, E hidden size, V vocabulary
@@ -79,10 +80,13 @@ class ModelRunner:
         self._tokens_SL = torch.zeros((max_num_seqs, max_model_len + 1), dtype=torch.int32, device=self._device)
         self._token_list = self._tokens_SL.view(-1)
         self._joins: dict[int, Join] = {}
+        self._matchers = SlotMatchers(model.config.vocab_size)
 
     def run(self, batch: Batch) -> StepOutput:
         """Compute the batch's tokens, draw a next token for the rows that reach their end."""
-        return _read(self.enqueue(batch))
+        output = _read(self.enqueue(batch))
+        self._matchers.take(batch.slots, output)
+        return output
 
     @torch.inference_mode()
     def enqueue(self, batch: Batch) -> Results:
@@ -117,6 +121,7 @@ class ModelRunner:
             places_N, token_ids_N = self._to_device(np.stack((np.concatenate(places), np.concatenate(token_ids))))
             self._token_list.index_copy_(0, places_N, token_ids_N.int())
         self._sampler.join(batch.joins)
+        self._matchers.join(batch.joins)
         self._block_tables[batch.block_slots, batch.block_indexes] = batch.block_ids
 
     def _step_tensors(self, rows: _Rows) -> StepTensors[Any]:
@@ -139,7 +144,9 @@ class ModelRunner:
         num_tokens = (rows.num_computed + rows.num_new)[rows.sampled]
         last_R, next_R = self._to_device(np.stack((rows.ends[rows.sampled] - 1, self._places(slots, num_tokens))))
         logits_RV = self._model.logits(hidden_TE.index_select(0, last_R))
-        draws = self._sampler.sample(logits_RV, slots.tolist(), num_tokens.tolist(), self._tokens_SL)
+        # Computed while the device, which was only told what to do, computes the logits.
+        masks = self._matchers.masks(slots.tolist())
+        draws = self._sampler.sample(logits_RV, slots.tolist(), num_tokens.tolist(), self._tokens_SL, masks)
         self._token_list.index_copy_(0, next_R, draws.token_ids_R.int())
         return draws
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batch import NO_TOKEN, Join
-from model.penalties import History, Penalties, add_bias, hold_back, penalise
+from model.penalties import History, Penalties, add_bias, forbid, hold_back, penalise
 from model.random_draw import draw, uniforms
+from model.slot_matchers import TokenMasks
 from model.truncation import min_p_gap, top_k_gap, top_p_gap
 
 LOGPROB_FLOOR = -9999.0
@@ -117,17 +118,25 @@ class Sampler:
             self._held_ids[slot] = held[0] if held else 0
             self._held_ids[slot, : len(held)] = held
 
-    def sample(self, logits_RV: Tensor, slots: Sequence[int], num_tokens: Sequence[int], tokens_SL: Tensor) -> Draws:
+    def sample(
+        self,
+        logits_RV: Tensor,
+        slots: Sequence[int],
+        num_tokens: Sequence[int],
+        tokens_SL: Tensor,
+        masks: TokenMasks | None = None,
+    ) -> Draws:
         """Draw one token for each row r, of the sequence in `slots[r]`, which has `num_tokens[r]` tokens so far.
 
         logits_RV float32, contiguous, is overwritten. tokens_SL int32: all tokens by slot. Order: log-probabilities of
-        the logits as they come; penalties, bias, tokens held back; then the most likely token (the lowest id of equal
-        ones) where the temperature is 0, else temperature, top-k, top-p, min-p and a draw.
+        the logits as they come; penalties, bias, tokens that `masks` forbid, tokens held back; then the most likely
+        token (the lowest id of equal ones) where the temperature is 0, else temperature, top-k, top-p, min-p and a
+        draw.
         """
         rows = self._rows(slots, num_tokens)
         asking = np.flatnonzero(rows["num_top"] >= 0)
         untouched_QV = logits_RV.index_select(0, self._to_device(asking)) if asking.size else None
-        self._shape(logits_RV, rows, tokens_SL)
+        self._shape(logits_RV, rows, tokens_SL, masks)
         token_ids_R = self._choose(logits_RV, rows)
         if untouched_QV is None:
             return Draws(token_ids_R)
@@ -144,8 +153,8 @@ class Sampler:
         rows["num_generated"] = rows["num_tokens"] - rows["num_prompt"]
         return rows
 
-    def _shape(self, logits_RV: Tensor, rows: Rows, tokens_SL: Tensor) -> None:
-        """Penalties, bias and held back tokens, in place, for the rows that have them."""
+    def _shape(self, logits_RV: Tensor, rows: Rows, tokens_SL: Tensor, masks: TokenMasks | None) -> None:
+        """Penalties, bias, held back and forbidden tokens, in place, for the rows that have them."""
         is_penalised = (rows["repetition"] != 1) | (rows["presence"] != 0) | (rows["frequency"] != 0)
         if is_penalised.any():
             penalised = np.flatnonzero(is_penalised)
@@ -156,10 +165,21 @@ class Sampler:
             ids, bias = self._to_device(self._bias_ids[entries]), self._to_device(self._bias[entries])
             add_bias(logits_RV, self._to_device(biased), ids, bias)
         is_held = (rows["num_generated"] < rows["min_tokens"]) & (rows["num_held"] > 0)
+        if masks is not None:
+            forbid(logits_RV, self._to_device(masks.rows_C), self._to_device(masks.bits_CW))
+            self._let_end(is_held, rows, masks)
         if is_held.any():
             held = np.flatnonzero(is_held)
             entries = (rows["slot"][held], slice(rows["num_held"][held].max()))
             hold_back(logits_RV, self._to_device(held), self._to_device(self._held_ids[entries]))
+
+    def _let_end(self, is_held: NDArray[np.bool_], rows: Rows, masks: TokenMasks) -> None:
+        """Hold nothing back in rows whose grammar allows nothing else."""
+        for row, bits_W in zip(masks.rows_C, masks.bits_CW, strict=True):
+            if is_held[row]:
+                others_W, held = bits_W.copy(), self._held_ids[rows["slot"][row]]
+                np.bitwise_and.at(others_W, held >> 3, ~(1 << (held & 7)).astype(np.uint8))
+                is_held[row] = others_W.any()
 
     def _penalise(self, logits_RV: Tensor, penalised: NDArray[np.int64], rows: Rows, tokens_SL: Tensor) -> None:
         counts = np.stack([penalised, rows["slot"], rows["num_tokens"], rows["num_prompt"]])

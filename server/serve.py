@@ -170,25 +170,21 @@ def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "F
         template = ChatTemplate.load(directory, tokenizer.special_tokens, tokenizer.control_tokens)
     except (TokenizerError, TemplateError) as error:
         raise UnsupportedModel(str(error)) from error
-    served = ServedModels(
-        [
-            ServedModel(
-                names=settings.served_model_name or (settings.model,),
-                tokenizer=tokenizer,
-                template=template,
-                engine=engine,
-                created=int(time.time()),
-            )
-        ]
+    served_model = ServedModel(
+        names=settings.served_model_name or (settings.model,),
+        tokenizer=tokenizer,
+        template=template,
+        engine=engine,
+        created=int(time.time()),
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: "FastAPI") -> AsyncIterator[None]:
-        await engine.start()
+        await engine.start(served_model.vocabulary)
         yield
         await engine.stop()
 
-    return create_app(settings, served, version=VERSION, lifespan=lifespan)
+    return create_app(settings, ServedModels([served_model]), version=VERSION, lifespan=lifespan)
 
 
 def _model_directory(settings: Settings) -> Path:

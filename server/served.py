@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from model.grammar import Vocabulary
 from server.engine.client import Engine
 from server.engine.messages import ModelInfo
 from server.errors import EngineDead, ModelNotFound, NotReady
@@ -47,6 +48,16 @@ class ServedModel:
         if eos is None or eos in self.info.eos_token_ids or eos >= self.info.vocab_size:
             return ()
         return (eos,)
+
+    def vocabulary(self, info: ModelInfo) -> Vocabulary | None:
+        """The model's tokens as text, for grammars. None where a token's text depends on its neighbours."""
+        tokenizer = self.tokenizer
+        eos_ids = sorted({*info.eos_token_ids, *self.tokenizer_eos_ids})
+        if not tokenizer.has_byte_tokens or not eos_ids:
+            return None
+        num_known = min(tokenizer.vocab_size, info.vocab_size)
+        tokens = [tokenizer.token_bytes(i) for i in range(num_known)] + [b""] * (info.vocab_size - num_known)
+        return Vocabulary(tokens, sorted(i for i in tokenizer.special_ids if i < num_known), eos_ids)
 
     @property
     def fingerprint(self) -> str:

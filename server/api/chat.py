@@ -51,6 +51,7 @@ def chat_router(api: ApiContext) -> APIRouter:
         model = api.served.find(body.model)
         limits = api.limits(model)
         body.check(limits)
+        exchange_of(request).warnings += await api.grammars.check(body, model)
         token_ids = await encode_conversation(model, body)
         if not token_ids:
             raise InvalidRequest("the rendered messages have no tokens", param="messages")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from starlette.requests import Request
@@ -11,6 +11,7 @@ from server.api.auth import KeyRing
 from server.api.body import json_body
 from server.api.exchange import exchange_of
 from server.api.generation import Prompt, Run
+from server.api.grammars import GrammarDoor
 from server.errors import InvalidRequest
 from server.metrics import Metrics
 from server.protocol.common import GenerationRequest, Limits
@@ -46,6 +47,7 @@ class ApiContext:
     settings: ApiSettings
     keys: KeyRing
     metrics: Metrics
+    grammars: GrammarDoor = field(default_factory=GrammarDoor)
 
     def body(self, model: type[T]) -> Callable[[Request], Awaitable[T]]:
         """A dependency that reads the body as `model`."""

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from model.batch import SamplingParams, TokenLogprobs
+from model.grammar import Vocabulary
 from server.engine.connection import Connection, WorkerDied
 from server.engine.messages import (
     Abort,
@@ -23,6 +24,7 @@ from server.engine.messages import (
     Request,
     Stats,
     StepResult,
+    Tokens,
 )
 from server.errors import Draining, EngineDead, NotReady, QueueFull
 
@@ -214,6 +216,8 @@ class EngineClient:
         self._fraction = 0.0
         self._stats = NO_STATS
         self._num_restarts = 0
+        self._vocabulary: Callable[[ModelInfo], Vocabulary | None] | None = None
+        self._tokens: Tokens | None = None
         self._choices: dict[int, _Choice] = {}
         """Unfinished sequences by id."""
         self._generations: dict[int, _Generation] = {}
@@ -240,8 +244,12 @@ class EngineClient:
             num_in_flight=len(self._choices),
         )
 
-    async def start(self) -> None:
-        """Begin to start the worker; `status` tells when it is ready."""
+    async def start(self, vocabulary: Callable[[ModelInfo], Vocabulary | None] | None = None) -> None:
+        """Begin to start the worker; `status` tells when it is ready.
+
+        `vocabulary`, asked once, says what the model's tokens are as text; without it no request has a grammar.
+        """
+        self._vocabulary = vocabulary
         self._supervisor = asyncio.create_task(self._supervise())
 
     def drain(self) -> None:
@@ -391,9 +399,18 @@ class EngineClient:
     def _become_ready(self, model: ModelInfo) -> None:
         self.model = model
         self._stats = NO_STATS
+        self._send_tokens(model)
         if self._phase != "draining":
             self._phase, self._detail, self._fraction = "ready", "serving", 1.0
         self._send_held()
+
+    def _send_tokens(self, model: ModelInfo) -> None:
+        """Tell a new worker what its grammars are made of."""
+        if self._tokens is None and self._vocabulary is not None:
+            vocabulary = self._vocabulary(model)
+            self._tokens = None if vocabulary is None else Tokens(vocabulary)
+        if self._tokens is not None and self._connection is not None:
+            self._connection.send(self._tokens)
 
     def _take_step(self, step: StepResult) -> None:
         choices = self._choices

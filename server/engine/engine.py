@@ -3,6 +3,9 @@
 from typing import Literal, Protocol
 
 from model.batch import Batch, StepOutput
+from model.constraint import Constraint
+from model.grammar import Vocabulary
+from server.engine.grammars import Grammars
 from server.engine.messages import Finished, Request, Started, Stats, StepResult
 from server.engine.scheduler import Progress, Scheduler, SchedulerLimits
 from server.engine.sequence import Sequence
@@ -23,12 +26,22 @@ class Engine:
         self._scheduler = Scheduler(limits)
         self._max_model_len = max_model_len
         self._eos_token_ids = eos_token_ids
+        self._grammars = Grammars()
         self._rejected: list[Finished] = []
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self._scheduler.has_work or bool(self._rejected)
+        return self._scheduler.has_work or bool(self._rejected) or self._grammars.has_ready
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether there will be work without a further request."""
+        return self._grammars.is_busy
+
+    def use(self, vocabulary: Vocabulary) -> None:
+        """Take requests with a grammar from now on."""
+        self._grammars.use(vocabulary)
 
     def add(self, request: Request) -> None:
         """Queue a request's choices."""
@@ -37,29 +50,25 @@ class Engine:
         if not request.prompt_ids or room < params.max_tokens:
             # The API checked this; here it only keeps a wrong request from harming the others.
             error = f"{len(request.prompt_ids)} prompt tokens and {params.max_tokens} more don't fit the model"
-            self._rejected += [Finished(choice.sequence_id, "error", error) for choice in request.choices]
-            return
-        for choice in request.choices:
-            sequence = Sequence(
-                id=choice.sequence_id,
-                token_ids=[*request.prompt_ids, *choice.emitted],
-                num_prompt=len(request.prompt_ids),
-                params=params,
-                eos_token_ids=frozenset() if params.ignore_eos else self._eos_token_ids,
-                choice=choice.index,
-                priority=request.priority,
-                salt=request.cache_salt.encode(),
-                request=request.choices[0].sequence_id.to_bytes(8, "little"),
-            )
-            self._scheduler.add(sequence)
+            self._reject(request, error)
+        elif params.grammar is not None:
+            self._grammars.add(request, params.grammar)
+        else:
+            self._queue(request, None)
 
     def abort(self, sequence_ids: list[int]) -> None:
         """Drop sequences and free what they hold. Unknown ids are ignored."""
+        self._grammars.abort(sequence_ids)
         for sequence_id in sequence_ids:
             self._scheduler.abort(sequence_id)
 
     def step(self) -> StepResult:
         """Compute one batch."""
+        for request, outcome in self._grammars.take_ready():
+            if isinstance(outcome, Constraint):
+                self._queue(request, outcome)
+            else:
+                self._reject(request, f"the grammar can't be used: {outcome}")
         batch = self._scheduler.schedule()
         progress = self._scheduler.update(self._runner.run(batch)) if batch.slots else Progress()
         rejected, self._rejected = self._rejected, []
@@ -85,8 +94,29 @@ class Engine:
             prefix_query_tokens=scheduler.prefix_query_tokens,
         )
 
+    def _queue(self, request: Request, constraint: Constraint | None) -> None:
+        params = request.params
+        eos_token_ids = frozenset[int]() if params.ignore_eos else self._eos_token_ids
+        for choice in request.choices:
+            sequence = Sequence(
+                id=choice.sequence_id,
+                token_ids=[*request.prompt_ids, *choice.emitted],
+                num_prompt=len(request.prompt_ids),
+                params=params,
+                eos_token_ids=eos_token_ids if constraint is None else constraint.eos_ids,
+                choice=choice.index,
+                priority=request.priority,
+                salt=request.cache_salt.encode(),
+                request=request.choices[0].sequence_id.to_bytes(8, "little"),
+                constraint=constraint,
+            )
+            self._scheduler.add(sequence)
+
+    def _reject(self, request: Request, error: str) -> None:
+        self._rejected += [Finished(choice.sequence_id, "error", error) for choice in request.choices]
+
 
 def _finished(sequence: Sequence, reason: Literal["stop", "length", "error"]) -> Finished:
     if reason == "error":
         return Finished(sequence.id, reason, "the model computed no valid next token")
-    return Finished(sequence.id, reason, stop_token_id=sequence.token_ids[-1] if reason == "stop" else None)
+    return Finished(sequence.id, reason, stop_token_id=sequence.stop_token_id if reason == "stop" else None)

@@ -7,6 +7,7 @@ import msgspec
 from model.batch import SamplingParams, TokenLogprobs
 from model.description import ModelInfo as ModelInfo
 from model.description import RunnerOptions
+from model.grammar import Vocabulary
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -112,7 +113,13 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """By sequence id; parts of one prompt come in order."""
 
 
-ToWorker = Request | Abort
+class Tokens(msgspec.Struct, frozen=True, tag=True):
+    """What the model's tokens are as text. Sent once, before the first request that has a grammar."""
+
+    vocabulary: Vocabulary
+
+
+ToWorker = Request | Abort | Tokens
 FromWorker = Loading | Ready | Failed | StepResult
 
 

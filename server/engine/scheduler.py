@@ -132,7 +132,7 @@ class Scheduler:
                 continue
             self._register_full_blocks(sequence)
             if token >= 0:
-                self._take_token(sequence, token, progress)
+                self._take_token(sequence, token, row in output.completed, progress)
                 if row in output.logprobs:
                     progress.logprobs[sequence.id] = output.logprobs[row]
         for sequence, _ in progress.finished:
@@ -250,8 +250,16 @@ class Scheduler:
         sequence.num_computed = len(cached) * self.limits.block_size
         for key in sequence.block_hashes[len(cached) :]:
             self._in_progress.setdefault(key, sequence)
-        params = sequence.params
-        batch.joins.append(Join(sequence.slot, list(sequence.token_ids), sequence.num_prompt, sequence.choice, params))
+        batch.joins.append(
+            Join(
+                sequence.slot,
+                list(sequence.token_ids),
+                sequence.num_prompt,
+                sequence.choice,
+                sequence.params,
+                sequence.constraint,
+            )
+        )
         if not sequence.is_started:
             sequence.is_started = True
             sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
@@ -267,7 +275,7 @@ class Scheduler:
         batch.is_sampled.append(sequence.num_computed == len(sequence.token_ids))
         self._scheduled.append(sequence)
 
-    def _take_token(self, sequence: Sequence, token: int, progress: Progress) -> None:
+    def _take_token(self, sequence: Sequence, token: int, is_complete: bool, progress: Progress) -> None:
         params = sequence.params
         if params.max_tokens == 0:
             progress.finished.append((sequence, "length"))
@@ -275,7 +283,7 @@ class Scheduler:
         sequence.token_ids.append(token)
         progress.sequences.append(sequence)
         progress.token_ids.append(token)
-        if token in sequence.eos_token_ids or token in params.stop_token_ids:
+        if is_complete or sequence.stop_token_id is not None:
             progress.finished.append((sequence, "stop"))
         elif len(sequence.token_ids) - sequence.num_prompt >= params.max_tokens:
             progress.finished.append((sequence, "length"))

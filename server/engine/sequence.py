@@ -1,8 +1,12 @@
 """The state of one generation while the engine knows it."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from model.batch import SamplingParams
+
+if TYPE_CHECKING:
+    from model.constraint import Constraint
 
 
 @dataclass(slots=True, eq=False)
@@ -20,6 +24,8 @@ class Sequence:
     params: SamplingParams
     eos_token_ids: frozenset[int]
     """The tokens that end it (empty with `ignore_eos`)."""
+    constraint: "Constraint | None" = None
+    """The grammar that it follows, for the runner: nothing here looks into it."""
     choice: int = 0
     priority: int = 0
     arrival: int = 0
@@ -54,3 +60,9 @@ class Sequence:
     def num_generated(self) -> int:
         """Tokens drawn so far."""
         return len(self.token_ids) - self.num_prompt
+
+    @property
+    def stop_token_id(self) -> int | None:
+        """The last token, if it is one that ends a text."""
+        last = self.token_ids[-1]
+        return last if last in self.eos_token_ids or last in self.params.stop_token_ids else None

@@ -20,10 +20,12 @@ from model.build import build_runner
 from model.description import ModelInfo
 from model.errors import ModelError
 from server.engine.engine import Engine
-from server.engine.messages import Abort, Failed, FromWorker, Loading, Ready, Request, ToWorker, WorkerConfig
+from server.engine.messages import Abort, Failed, FromWorker, Loading, Ready, Request, Tokens, ToWorker, WorkerConfig
 from server.engine.scheduler import SchedulerLimits
 
 PR_SET_PDEATHSIG = 1
+# While nothing runs, how often to look whether a grammar is ready.
+COMPILE_POLL_MS = 2
 
 
 class Socket:
@@ -41,12 +43,14 @@ class Socket:
         """Queue a message for the client."""
         self._socket.send(self._encoder.encode(message))
 
-    def receive(self, *, wait: bool) -> list[ToWorker]:
-        """All messages that are there; with `wait`, at least one."""
+    def receive(self, *, timeout_ms: int | None) -> list[ToWorker]:
+        """All messages that are there; if there is none, those that come within the time (None: whenever that is)."""
         messages: list[ToWorker] = []
+        if timeout_ms != 0:
+            self._socket.poll(timeout_ms)
         while True:
             try:
-                data = self._socket.recv(0 if wait and not messages else zmq.NOBLOCK)
+                data = self._socket.recv(zmq.NOBLOCK)
                 messages.append(self._decoder.decode(data))
             except zmq.Again:
                 return messages
@@ -72,14 +76,25 @@ def main() -> None:
 def serve(socket: Socket, engine: Engine) -> None:
     """Step while there's work; else sleep until a message comes."""
     while True:
-        for message in socket.receive(wait=not engine.has_work):
+        for message in socket.receive(timeout_ms=_patience_ms(engine)):
             match message:
+                case Tokens():
+                    engine.use(message.vocabulary)
                 case Request():
                     engine.add(message)
                 case Abort():
                     engine.abort(message.sequence_ids)
+        if engine.is_compiling and not engine.has_work:
+            continue
         # Also when nothing is left to do, as after the last abort: the stats tell the client that blocks are free.
         socket.send(engine.step())
+
+
+def _patience_ms(engine: Engine) -> int | None:
+    """How long to wait for messages before the next step."""
+    if engine.has_work:
+        return 0
+    return COMPILE_POLL_MS if engine.is_compiling else None
 
 
 def _limits(config: WorkerConfig, model: ModelInfo) -> SchedulerLimits:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 from server.errors import InvalidRequest
 from server.protocol.common import Envelope, GenerationRequest, Limits, Name, TokenCount, UsageField, Warnings
 from server.protocol.refused import CHAT
+from server.protocol.structured import Form, ResponseFormat
 from server.protocol.wire import Refusal, WireModel
 
 
@@ -149,6 +150,8 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     """List the log-probability of each token."""
     top_logprobs: int | None = Field(None, ge=0, le=100)
     """How many alternatives to list with each; needs `logprobs`."""
+    response_format: ResponseFormat | None = None
+    """What form the text must have."""
     prompt_cache_key: Name | None = None
     """Accepted; prompts are cached without it, and there is one worker to route to."""
 
@@ -161,6 +164,10 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     def num_logprobs(self) -> int | None:
         """As `SamplingParams.logprobs`."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    def _forms(self) -> list[Form]:
+        form = None if self.response_format is None else self.response_format.form()
+        return super()._forms() if form is None else [form, *super()._forms()]
 
     def check(self, limits: Limits) -> None:
         """Raise InvalidRequest where fields contradict each other or exceed what the model has."""

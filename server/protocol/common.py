@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 from model.batch import SamplingParams
 from server.errors import ContextLengthExceeded, InvalidRequest
 from server.protocol.refused import STREAM_OPTIONS
+from server.protocol.structured import StructuredFields
 from server.protocol.wire import Refusal, WireModel
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -47,7 +48,7 @@ class StreamOptions(WireModel):
     """Whether a last chunk without choices tells the token counts."""
 
 
-class GenerationRequest(WireModel):
+class GenerationRequest(StructuredFields):
     """The fields that say how to generate. Defaults are OpenAI's; a model's generation_config.json changes none."""
 
     model: Name | None = None
@@ -144,6 +145,7 @@ class GenerationRequest(WireModel):
 
     def sampling_params(self, num_prompt: int, limits: Limits) -> SamplingParams:
         """How to sample after a prompt of `num_prompt` tokens. Raises InvalidRequest, ContextLengthExceeded."""
+        form = self.form()
         return SamplingParams(
             max_tokens=self._max_tokens_after(num_prompt, limits.max_model_len),
             min_tokens=self.min_tokens,
@@ -160,6 +162,7 @@ class GenerationRequest(WireModel):
             stop_token_ids=(*self.stop_token_ids, *(() if self.ignore_eos else limits.eos_token_ids)),
             logprobs=self.num_logprobs,
             prompt_logprobs=self.num_prompt_logprobs,
+            grammar=None if form is None else form.grammar,
         )
 
     def _max_tokens_after(self, num_prompt: int, max_model_len: int) -> int:

@@ -2,7 +2,6 @@
 
 from server.protocol.wire import Refusal
 
-_GUIDED = Refusal("structured output does not exist here yet; describe the format in the prompt")
 _NO_IDS = Refusal("token ids come from /tokenize; logprobs shows the tokens of an answer", (False,))
 _BEAMS = Refusal("there is no beam search; use n or best_of with a temperature")
 
@@ -12,11 +11,6 @@ COMMON: dict[str, Refusal] = {
     "prompt_logprobs": Refusal("use echo with logprobs on /v1/completions"),
     "return_token_ids": _NO_IDS,
     "return_tokens_as_token_ids": _NO_IDS,
-    "structured_outputs": _GUIDED,
-    "guided_json": _GUIDED,
-    "guided_regex": _GUIDED,
-    "guided_choice": _GUIDED,
-    "guided_grammar": _GUIDED,
     "truncate_prompt_tokens": Refusal("shorten the prompt before you send it; /tokenize counts its tokens"),
     "request_id": Refusal("send it as the header x-request-id"),
     "deadline_ms": Refusal("close the connection when you no longer want the answer"),
@@ -35,7 +29,7 @@ STREAM_OPTIONS: dict[str, Refusal] = {
 
 COMPLETIONS: dict[str, Refusal] = COMMON | {
     "suffix": Refusal("the served model can't fill in the middle", ("",)),
-    "response_format": Refusal(_GUIDED.reason, ({"type": "text"},)),
+    "response_format": Refusal("use structured_outputs, or /v1/chat/completions", ({"type": "text"},)),
     "messages": Refusal("messages go to /v1/chat/completions"),
 }
 
@@ -43,7 +37,6 @@ _TOOLS = Refusal("tool calls are not parsed yet; describe the tool in the prompt
 _STORE = Refusal("answers are not stored; keep them on your side")
 
 CHAT: dict[str, Refusal] = COMMON | {
-    "response_format": Refusal(_GUIDED.reason, ({"type": "text"},)),
     "tools": _TOOLS,
     "tool_choice": Refusal(_TOOLS.reason, ("none", "auto")),
     "parallel_tool_calls": Refusal(_TOOLS.reason, (True, False)),

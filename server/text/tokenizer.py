@@ -132,6 +132,11 @@ class Tokenizer:
             return self._bytes[0][token_id]
         return self._decode_whole([token_id]).encode()
 
+    @property
+    def has_byte_tokens(self) -> bool:
+        """Whether a text is its tokens' bytes, one after the other, whatever their neighbours are."""
+        return self._bytes is not None
+
     def token_text(self, token_id: int) -> str:
         """`token_bytes` as text, with U+FFFD for a part of a character."""
         return self.token_bytes(token_id).decode(errors="replace")

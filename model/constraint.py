@@ -1,0 +1,225 @@
+"""Compiled grammars: which tokens may come next. The one file that knows llguidance (no torch)."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import any_to_lark
+from numpy.typing import NDArray
+
+from model.grammar import Grammar, Vocabulary
+from model.schema_fault import find_fault
+
+# Whitespace between JSON's tokens: a space, or a line break with indentation, as pretty-printers write it. Were more
+# allowed, a model that likes spaces would fill its answer with them.
+_WHITESPACE = r"\x20|\x0A(\x20{0,24}|\x09{0,8})"
+
+# A tenth to a fifth of the library's own, so that what is let in costs little in any step: with 20,000 units of fuel
+# the worst mask of an exploding regular expression took 50 ms where the default took a second.
+_LIMITS = LLParserLimits(
+    initial_lexer_fuel=200_000,
+    step_lexer_fuel=20_000,
+    max_lexer_states=50_000,
+    max_grammar_size=100_000,
+    verbose_errors=False,  # the verbose ones print the whole grammar
+)
+
+# Steps of the trial at the door: enough to meet what a text begins with.
+_TRIAL_STEPS = 32
+_MAX_MESSAGE = 300
+_DEAD_END = "it leads to a point from where no text matches"
+
+
+class GrammarError(ValueError):
+    """The grammar can't be used; the message is for the person who wrote it."""
+
+
+class MatchError(Exception):
+    """Following the grammar failed in the middle of a text: a token that it forbids, or a limit that it exceeds."""
+
+
+class Matcher:
+    """One text that is being written, and what its grammar allows next."""
+
+    def __init__(self, constraint: "Constraint", matcher: LLMatcher) -> None:
+        self.constraint = constraint
+        self._matcher = matcher
+
+    def write_mask(self, row_W: NDArray[np.uint8]) -> None:
+        """Write which tokens may come next, whole: bit i % 8 of byte i // 8 for token i. Raises MatchError.
+
+        Where the text may end all end-of-sequence tokens are allowed; where it must, nothing else is.
+        """
+        assert row_W.flags["C_CONTIGUOUS"]
+        self._matcher.unsafe_compute_mask_ptr(row_W.ctypes.data, row_W.nbytes)
+        self._check()
+
+    def take(self, token_ids: Sequence[int]) -> None:
+        """Go on by these tokens. Raises MatchError."""
+        self._matcher.consume_tokens(list(token_ids))
+        self._check()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text has ended: by an end-of-sequence token, or since nothing can follow."""
+        return self._matcher.is_stopped()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            # What the copies share may be what is full: the next request gets a new one.
+            self.constraint.is_spent = True
+            error = _first_line(self._matcher.get_error())
+            raise MatchError(_DEAD_END if error.startswith("NoExtension") else error)
+
+
+class Constraint:
+    """A compiled grammar, from which any number of texts start."""
+
+    def __init__(self, matcher: LLMatcher, eos_ids: frozenset[int], warnings: list[str]) -> None:
+        self.eos_ids = eos_ids
+        self.warnings = warnings
+        self.is_spent = False
+        """Whether a limit was met in following it: compile it again for the next request."""
+        self._matcher = matcher
+
+    def start(self, token_ids: Sequence[int] = ()) -> Matcher:
+        """A text that begins with these tokens. Raises MatchError if the grammar forbids them."""
+        matcher = Matcher(self, self._matcher.deep_copy())
+        if token_ids:
+            matcher.take(token_ids)
+        return matcher
+
+
+class Compiler:
+    """Compiles grammars for one model's tokens."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._eos_ids = frozenset(vocabulary.eos_ids)
+        self._num_tokens = len(vocabulary.tokens)
+        self._tokenizer = LLTokenizer(
+            _Tokens(vocabulary),  # type: ignore[arg-type]  # what the library's own wrapper offers, without a base class
+            n_vocab=len(vocabulary.tokens),
+            eos_token=list(vocabulary.eos_ids),
+        )
+
+    def compile(self, grammar: Grammar) -> Constraint:
+        """Everything that can be wrong with a grammar is found here, by the API's check as by the worker.
+
+        Raises GrammarError.
+        """
+        matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise GrammarError(self._explain(grammar, matcher.get_error()))
+        constraint = Constraint(matcher, self._eos_ids, [_clean(text) for text in matcher.get_grammar_warnings()])
+        self._try(constraint)
+        return constraint
+
+    def _explain(self, grammar: Grammar, error: str) -> str:
+        if grammar.kind != "json_schema":
+            return _first_line(error)
+
+        def fails(schema: object) -> bool:
+            source = _json_source(schema, grammar.is_lenient)
+            return LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS).is_error()
+
+        reason = _first_line(error).rpartition("failed to compile JSON schema: ")[2]
+        return f"at {find_fault(json.loads(grammar.text), fails)}: {reason}"
+
+    def _try(self, constraint: Constraint) -> None:
+        """Write a text by the grammar, to find what can't be followed at all. Raises GrammarError."""
+        row_W = np.zeros(mask_bytes(self._num_tokens), dtype=np.uint8)
+        choices = np.random.default_rng(0)
+        if constraint.start().is_complete:
+            raise GrammarError("its start rule matches no text")
+        matcher = constraint.start()
+        try:
+            for _ in range(_TRIAL_STEPS):
+                if matcher.is_complete:
+                    break
+                matcher.write_mask(row_W)
+                allowed = np.flatnonzero(np.unpackbits(row_W, count=self._num_tokens, bitorder="little"))
+                if allowed.size == 0:
+                    raise MatchError(_DEAD_END)
+                matcher.take([int(choices.choice(allowed))])
+        except MatchError as error:
+            raise GrammarError(f"it can't be followed: {error}") from None
+
+
+def mask_bytes(num_tokens: int) -> int:
+    """Bytes of one mask: the library writes whole words of 32 bits."""
+    return -(-num_tokens // 32) * 4
+
+
+class _Tokens:
+    """What the library asks of a tokenizer."""
+
+    is_tokenizer_wrapper = True
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.tokens = vocabulary.tokens
+        self.special_token_ids = vocabulary.special_ids
+        self.eos_token_id = vocabulary.eos_ids[0]
+        self.bos_token_id: int | None = None
+
+    def __call__(self, text: bytes) -> list[int]:
+        # Asked where a grammar forces the next bytes, which ours never do.
+        raise NotImplementedError
+
+
+# Where a grammar forces the next bytes the library would allow one spelling of them alone; so all tokens that spell
+# them are allowed, and the model takes those it knows. Stands at the end, where it moves no line of the grammar.
+_OPTIONS = '\n%llguidance {"no_forcing": true}\n'
+
+
+def _source(grammar: Grammar) -> str:
+    """The grammar in the library's notation, which is a kind of Lark's. Raises GrammarError."""
+    match grammar.kind:
+        case "json_schema":
+            return _json_source(json.loads(grammar.text), grammar.is_lenient)
+        case "regex":
+            (rules,) = json.loads(LLMatcher.grammar_from_regex(_without_anchors(grammar.text)))["grammars"]
+            return str(rules["lark_grammar"]) + _OPTIONS
+        case "ebnf":
+            return _to_lark(grammar.text) + _OPTIONS
+
+
+def _json_source(schema: object, is_lenient: bool) -> str:
+    if isinstance(schema, dict):
+        schema = schema | {"x-guidance": {"whitespace_pattern": _WHITESPACE, "lenient": is_lenient}}
+    return f"start: %json {json.dumps(schema)}" + _OPTIONS
+
+
+def _without_anchors(regex: str) -> str:
+    """A regular expression is matched as a whole, so the anchors that say the same are left out."""
+    regex = regex.removeprefix("^")
+    num_backslashes = len(regex[:-1]) - len(regex[:-1].rstrip("\\"))
+    return regex[:-1] if regex.endswith("$") and num_backslashes % 2 == 0 else regex
+
+
+def _to_lark(text: str) -> str:
+    try:
+        return any_to_lark(text)
+    except Exception as error:  # the converter raises nothing narrower
+        raise GrammarError(_first_line(str(error))) from None
+
+
+def _first_line(error: str) -> str:
+    """The sentence in an error whose other lines quote the grammar."""
+    return next(_sentences(error), "it can't be compiled")
+
+
+def _sentences(error: str) -> Iterator[str]:
+    lines = error.splitlines()
+    # The regex parser's message: "regex parse error:", the pattern, a line with ^ below the fault, "error: ...".
+    for line, below in pairwise(lines):
+        if below.startswith("error: ") and set(line) <= {" ", "^"} and "^" in line:
+            reason, position = below.removeprefix("error: "), line.index("^") - 3
+            yield _clean(f"{reason}, at character {position} of the regular expression")
+    yield from (_clean(line) for line in lines if line.strip())
+
+
+def _clean(text: str) -> str:
+    """Bounded, and of visible ASCII: messages go into logs and terminals."""
+    return text.strip().encode("ascii", "backslashreplace").decode()[:_MAX_MESSAGE]

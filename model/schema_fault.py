@@ -1,0 +1,41 @@
+"""Says where in a JSON schema a fault is."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# Bounds the time that explaining takes: the fault is then said to be somewhere below.
+MAX_PROBES = 200
+_MAX_POINTER = 120
+
+
+def find_fault(schema: Any, fails: Callable[[object], bool]) -> str:
+    """JSON pointer of the smallest part of a schema that fails alone, given that the whole does."""
+    whole = schema if isinstance(schema, dict) else {}
+    definitions = {name: whole[name] for name in ("$defs", "definitions") if name in whole}
+    part, pointer, num_probes = schema, "", 0
+    while True:
+        for step, inner in _parts(part):
+            num_probes += 1
+            if num_probes <= MAX_PROBES and fails(inner if not isinstance(inner, dict) else definitions | inner):
+                part, pointer = inner, pointer + step
+                break
+        else:
+            return (pointer or "/").encode("ascii", "backslashreplace").decode()[:_MAX_POINTER]
+
+
+def _parts(schema: Any) -> Iterator[tuple[str, Any]]:
+    """The schemas directly inside of one, each with the pointer that leads there."""
+    if not isinstance(schema, dict):
+        return
+    for keyword, value in schema.items():
+        match value:
+            case dict() if keyword in ("properties", "patternProperties", "$defs", "definitions"):
+                yield from ((f"/{keyword}/{_escape(name)}", inner) for name, inner in value.items())
+            case dict() if keyword in ("items", "additionalProperties", "not", "if", "then", "else", "contains"):
+                yield f"/{keyword}", value
+            case list() if keyword in ("anyOf", "oneOf", "allOf", "prefixItems"):
+                yield from ((f"/{keyword}/{index}", inner) for index, inner in enumerate(value))
+
+
+def _escape(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")

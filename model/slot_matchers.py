@@ -1,0 +1,82 @@
+"""Where each slot's text stands in its grammar."""
+
+# C rows with a grammar, W bytes of a mask
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.batch import NO_TOKEN, Join, StepOutput
+from model.constraint import Matcher, MatchError, mask_bytes
+
+
+@dataclass(slots=True, frozen=True)
+class TokenMasks:
+    """The tokens that some rows of a step may draw; the others may draw any."""
+
+    rows_C: NDArray[np.int64]
+    bits_CW: NDArray[np.uint8]
+    """Bit i % 8 of byte i // 8 is 1 where token i is allowed."""
+
+
+class SlotMatchers:
+    """The matcher of every slot that has a grammar. Nothing of a mask outlives its step."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._mask_bytes = mask_bytes(vocab_size)
+        self._matchers: dict[int, Matcher] = {}
+        self._failed: set[int] = set()
+        """Slots that could not follow their grammar: all their tokens are forbidden, which ends them."""
+
+    def join(self, joins: Sequence[Join]) -> None:
+        """Take over these slots: with a grammar, from where the tokens generated so far have led."""
+        for join in joins:
+            self._matchers.pop(join.slot, None)
+            self._failed.discard(join.slot)
+            if join.constraint is None:
+                continue
+            try:
+                self._matchers[join.slot] = join.constraint.start(join.token_ids[join.num_prompt :])
+            except MatchError:
+                self._failed.add(join.slot)
+
+    def masks(self, slots: Sequence[int]) -> TokenMasks | None:
+        """For the next token of the sequences in `slots`, one a row."""
+        rows = [row for row, slot in enumerate(slots) if slot in self._matchers or slot in self._failed]
+        if not rows:
+            return None
+        bits_CW = np.zeros((len(rows), self._mask_bytes), dtype=np.uint8)
+        for bits_W, row in zip(bits_CW, rows, strict=True):
+            self._write(slots[row], bits_W)
+        return TokenMasks(np.array(rows, dtype=np.int64), bits_CW)
+
+    def take(self, slots: Sequence[int], output: StepOutput) -> None:
+        """Go on by the drawn tokens of the rows' slots, and note in the output which texts are complete by them.
+
+        A token that the grammar rejects becomes NO_TOKEN.
+        """
+        if not self._matchers:
+            return
+        for row, slot in enumerate(slots):
+            matcher, token_id = self._matchers.get(slot), output.token_ids[row]
+            if matcher is None or token_id < 0:
+                continue
+            try:
+                matcher.take([token_id])
+            except MatchError:
+                output.token_ids[row] = NO_TOKEN
+                continue
+            if matcher.is_complete:
+                output.completed.add(row)
+
+    def _write(self, slot: int, bits_W: NDArray[np.uint8]) -> None:
+        if slot in self._failed:
+            return
+        try:
+            self._matchers[slot].write_mask(bits_W)
+        except MatchError:
+            bits_W[:] = 0
+            del self._matchers[slot]
+            self._failed.add(slot)

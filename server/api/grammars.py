@@ -1,0 +1,34 @@
+"""Checks the form that a request asks for before anything is generated."""
+
+from server.errors import InvalidRequest
+from server.grammar.checker import GrammarChecker
+from server.protocol.structured import StructuredFields
+from server.served import ServedModel
+
+
+class GrammarDoor:
+    """One checker for each model that was asked for a form."""
+
+    def __init__(self) -> None:
+        self._checkers: dict[str, GrammarChecker] = {}
+
+    async def check(self, body: StructuredFields, model: ServedModel) -> list[str]:
+        """Warnings about what can't be enforced. Raises InvalidRequest naming the field, QueueFull."""
+        form = body.form()
+        if form is None:
+            return []
+        verdict = await self._checker(model, form.param).check(form.grammar)
+        if verdict.error:
+            raise InvalidRequest(verdict.error, param=form.param)
+        return [f"{form.param}: {warning}" for warning in verdict.warnings]
+
+    def _checker(self, model: ServedModel, param: str) -> GrammarChecker:
+        checker = self._checkers.get(model.name)
+        if checker is None:
+            vocabulary = model.vocabulary(model.info)
+            if vocabulary is None:
+                raise InvalidRequest(
+                    "this model's tokenizer gives no token a text of its own, which grammars need", param=param
+                )
+            checker = self._checkers[model.name] = GrammarChecker(lambda: vocabulary)
+        return checker

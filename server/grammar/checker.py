@@ -1,0 +1,127 @@
+"""Tells whether a grammar can be used, without the risk of compiling it here."""
+
+import asyncio
+import hashlib
+import os
+import select
+import subprocess
+import sys
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+
+import msgspec
+
+from model.grammar import Grammar, Verdict, Vocabulary
+from server.errors import QueueFull
+from server.grammar.frames import frame
+
+MAX_COMPILE_S = 1.5
+# Importing, and reading a large vocabulary, on a busy machine.
+MAX_START_S = 60.0
+# Processes that compile at once. One that takes its full time leaves the other to everybody else.
+NUM_CHILDREN = 2
+MAX_WAITING = 64
+# Verdicts that are remembered, of some hundred bytes each.
+MAX_REMEMBERED = 10_000
+
+TOO_LONG = Verdict(error=f"compiling it takes more than {MAX_COMPILE_S} s; make it smaller")
+TOO_LARGE = Verdict(error="compiling it takes too much memory, or it refers to itself too deeply; make it smaller")
+
+
+class GrammarChecker:
+    """Compiles grammars in child processes, and remembers what came of it."""
+
+    def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
+        """`vocabulary` is asked for each new child."""
+        self._vocabulary = vocabulary
+        self._idle: SimpleQueue[_Child] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(NUM_CHILDREN, "grammar-check")
+        self._num_waiting = 0
+        self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
+
+    async def check(self, grammar: Grammar) -> Verdict:
+        """What compiling it says. Raises QueueFull when too many grammars wait already."""
+        key = hashlib.sha256(msgspec.msgpack.encode(grammar)).digest()
+        if (known := self._verdicts.get(key)) is not None:
+            self._verdicts.move_to_end(key)
+            return known
+        if self._num_waiting >= MAX_WAITING:
+            raise QueueFull(f"{self._num_waiting} new grammars wait to be compiled already")
+        self._num_waiting += 1
+        try:
+            verdict = await asyncio.get_running_loop().run_in_executor(self._threads, self._compile, grammar)
+        finally:
+            self._num_waiting -= 1
+        self._verdicts[key] = verdict
+        while len(self._verdicts) > MAX_REMEMBERED:
+            self._verdicts.popitem(last=False)
+        return verdict
+
+    def _compile(self, grammar: Grammar) -> Verdict:
+        try:
+            child = self._idle.get_nowait()
+        except Empty:
+            child = _Child(self._vocabulary())
+        try:
+            verdict = child.ask(frame(grammar), MAX_COMPILE_S)
+        except TimeoutError:
+            child.end()
+            return TOO_LONG
+        except (EOFError, OSError):
+            child.end()
+            return TOO_LARGE
+        if child.is_alive:
+            self._idle.put(child)
+        return verdict
+
+
+class _Child:
+    """One process of `server.grammar.child`."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "server.grammar.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a stack that overflows says so there
+        )
+        self.end = weakref.finalize(self, _end, self._process)
+        """End the process; when nobody holds this any more, and when the interpreter exits, that happens by itself."""
+        self.ask(frame(vocabulary), MAX_START_S)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it will answer again: one that has grown too large ends after its answer."""
+        return self._process.poll() is None
+
+    def ask(self, question: bytes, timeout_s: float) -> Verdict:
+        """Its answer. Raises TimeoutError; EOFError or OSError if it died."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(question)
+        self._process.stdin.flush()
+        deadline = time.monotonic() + timeout_s
+        length = int.from_bytes(self._read(4, deadline), "little")
+        return msgspec.msgpack.decode(self._read(length, deadline), type=Verdict)
+
+    def _read(self, num_bytes: int, deadline: float) -> bytes:
+        assert self._process.stdout is not None
+        pipe, data = self._process.stdout.fileno(), b""
+        while len(data) < num_bytes:
+            readable, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+            if not readable:
+                raise TimeoutError
+            part = os.read(pipe, num_bytes - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    with process:  # closes the pipes, and waits
+        pass

@@ -1,0 +1,71 @@
+"""Main of a process that compiles grammars of strangers: it may run out of time, memory or stack, and nobody else does.
+
+    python -m server.grammar.child
+
+On its standard input come a Vocabulary, then one Grammar at a time, each as msgpack after its length in four bytes. It
+answers each with a Verdict; the first one says that it is ready. It ends when its input does.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+from typing import BinaryIO
+
+import msgspec
+
+from model.constraint import Compiler, GrammarError
+from model.grammar import Grammar, Verdict, Vocabulary
+from server.grammar.frames import frame, read_frames
+
+MAX_MEMORY_BYTES = 2 * 2**30
+# Less than the worker's threads have, which compile what passed here.
+STACK_BYTES = 8 * 2**20
+# What it has grown to by then it doesn't give back: the next grammar gets a new process.
+MAX_RESIDENT_KIB = 512 * 1024
+# Behind everything that streams.
+NICENESS = 10
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(NICENESS)
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.stack_size(STACK_BYTES)
+    answering = threading.Thread(target=answer, args=(sys.stdin.buffer, sys.stdout.buffer))
+    answering.start()
+    answering.join()
+
+
+def answer(questions: BinaryIO, answers: BinaryIO) -> None:
+    """Read grammars and write what compiling each of them said."""
+    frames = read_frames(questions)
+    compiler = Compiler(msgspec.msgpack.decode(next(frames), type=Vocabulary))
+    answers.write(frame(Verdict()))
+    answers.flush()
+    for data in frames:
+        answers.write(frame(judge(compiler, msgspec.msgpack.decode(data, type=Grammar))))
+        answers.flush()
+        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MAX_RESIDENT_KIB:
+            return
+
+
+def judge(compiler: Compiler, grammar: Grammar) -> Verdict:
+    """What compiling this grammar says."""
+    try:
+        return Verdict(warnings=compiler.compile(grammar).warnings)
+    except GrammarError as error:
+        return Verdict(error=str(error))
+    except (ValueError, RecursionError, MemoryError) as error:
+        return Verdict(error=f"it can't be compiled ({type(error).__name__})")
+
+
+if __name__ == "__main__":
+    main()

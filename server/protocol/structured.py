@@ -1,0 +1,176 @@
+"""The request fields that say what form the answer's text must have."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, JsonValue
+
+from model.grammar import Grammar
+from server.errors import InvalidRequest
+from server.protocol.wire import Refusal, WireModel
+
+# What one grammar may be; more takes seconds to compile.
+MAX_GRAMMAR_CHARS = 256 * 1024
+MAX_SCHEMA_DEPTH = 64
+MAX_SCHEMA_REFS = 1000
+
+SchemaName = Annotated[str, Field(max_length=64)]
+JsonSchema = dict[str, JsonValue] | bool
+GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR_CHARS)]
+Choices = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=1, max_length=10_000)]
+
+_ANY_OBJECT = Grammar("json_schema", '{"type": "object"}')
+_WHITESPACE = Refusal("where JSON allows whitespace, a space or a line break with indentation may stand")
+
+
+class Form(NamedTuple):
+    """What the text must match, and the field that says so."""
+
+    param: str
+    grammar: Grammar
+
+
+class JsonSchemaFormat(WireModel):
+    """`response_format.json_schema`."""
+
+    name: SchemaName
+    """For your own use."""
+    description: str | None = None
+    """For your own use: the model is not told of it."""
+    schema_: JsonSchema = Field({}, alias="schema")
+    """The schema, of JSON Schema 2020-12."""
+    strict: bool = False
+    """Refuse a schema with keywords that can't be enforced, instead of leaving them out with a warning."""
+
+
+class ResponseFormat(WireModel):
+    """`response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    """Any text, any JSON object, or JSON of a schema."""
+    json_schema: JsonSchemaFormat | None = None
+    """The schema, for the type `json_schema`."""
+
+    def form(self) -> Form | None:
+        """None for plain text."""
+        if (self.json_schema is not None) != (self.type == "json_schema"):
+            raise InvalidRequest("json_schema belongs to the type json_schema", param="response_format.json_schema")
+        if self.json_schema is not None:
+            param = "response_format.json_schema.schema"
+            return Form(param, _of_schema(self.json_schema.schema_, param, is_lenient=not self.json_schema.strict))
+        return Form("response_format", _ANY_OBJECT) if self.type == "json_object" else None
+
+
+class StructuredOutputs(WireModel):
+    """`structured_outputs`, as vLLM's clients write it: exactly one of its fields."""
+
+    refused: ClassVar[Mapping[str, Refusal]] = {
+        "disable_any_whitespace": Refusal(_WHITESPACE.reason, (False,)),
+        "disable_additional_properties": Refusal("write additionalProperties: false into the schema", (False,)),
+        "whitespace_pattern": _WHITESPACE,
+        "structural_tag": Refusal("write it as a grammar"),
+    }
+
+    json_: JsonSchema | str | None = Field(None, alias="json")
+    """A JSON schema, all of which is enforced or refused."""
+    regex: GrammarText | None = None
+    """A regular expression for the whole text, without look-around."""
+    choice: Choices | None = None
+    """The texts to choose from."""
+    grammar: GrammarText | None = None
+    """A grammar in Lark's notation, or in llama.cpp's GBNF."""
+    json_object: bool = False
+    """Any JSON object."""
+
+
+class StructuredFields(WireModel):
+    """What completions and chat share."""
+
+    structured_outputs: StructuredOutputs | None = None
+    """What form the text must have."""
+    guided_json: JsonSchema | str | None = None
+    """An older name of `structured_outputs.json`."""
+    guided_regex: GrammarText | None = None
+    """An older name of `structured_outputs.regex`."""
+    guided_choice: Choices | None = None
+    """An older name of `structured_outputs.choice`."""
+    guided_grammar: GrammarText | None = None
+    """An older name of `structured_outputs.grammar`."""
+
+    def form(self) -> Form | None:
+        """What the text must match. Raises InvalidRequest when two fields say it, or when one is too large."""
+        forms = self._forms()
+        if self.structured_outputs is not None and not any(form.param.startswith("structured") for form in forms):
+            raise InvalidRequest("give one of json, regex, choice, grammar, json_object", param="structured_outputs")
+        if len(forms) > 1:
+            raise InvalidRequest(f"not together with {forms[0].param}", param=forms[1].param)
+        return forms[0] if forms else None
+
+    def _forms(self) -> list[Form]:
+        forms = _forms("guided_", self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar)
+        if (outputs := self.structured_outputs) is not None:
+            prefix = "structured_outputs."
+            forms += _forms(prefix, outputs.json_, outputs.regex, outputs.choice, outputs.grammar)
+            if outputs.json_object:
+                forms.append(Form(f"{prefix}json_object", _ANY_OBJECT))
+        return forms
+
+
+def _forms(
+    prefix: str, schema: JsonSchema | str | None, regex: str | None, choices: list[str] | None, grammar: str | None
+) -> list[Form]:
+    forms = []
+    if schema is not None:
+        forms.append(Form(f"{prefix}json", _of_schema(schema, f"{prefix}json")))
+    if regex is not None:
+        forms.append(Form(f"{prefix}regex", Grammar("regex", regex)))
+    if choices is not None:
+        forms.append(Form(f"{prefix}choice", Grammar("regex", _one_of(choices, f"{prefix}choice"))))
+    if grammar is not None:
+        forms.append(Form(f"{prefix}grammar", Grammar("ebnf", grammar)))
+    return forms
+
+
+def _of_schema(schema: JsonSchema | str, param: str, *, is_lenient: bool = False) -> Grammar:
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError):
+            raise InvalidRequest("the schema is not JSON", param=param) from None
+    _check_nesting(schema, param)
+    text = json.dumps(schema, separators=(",", ":"))
+    if len(text) > MAX_GRAMMAR_CHARS:
+        raise InvalidRequest(f"the schema has more than {MAX_GRAMMAR_CHARS} characters", param=param)
+    return Grammar("json_schema", text, is_lenient)
+
+
+def _check_nesting(schema: Any, param: str) -> None:
+    """Raise InvalidRequest for what a compiler that descends might not survive."""
+    num_refs, level = 0, [schema]
+    for depth in range(MAX_SCHEMA_DEPTH + 1):
+        num_refs += sum(1 for value in level if isinstance(value, dict) and "$ref" in value)
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            break
+        if depth == MAX_SCHEMA_DEPTH:
+            raise InvalidRequest(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep", param=param)
+    if num_refs > MAX_SCHEMA_REFS:
+        raise InvalidRequest(f"the schema has more than {MAX_SCHEMA_REFS} $ref", param=param)
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _one_of(choices: list[str], param: str) -> str:
+    """A regular expression for exactly these texts."""
+    if sum(map(len, choices)) > MAX_GRAMMAR_CHARS // 8:
+        raise InvalidRequest(f"the choices have more than {MAX_GRAMMAR_CHARS // 8} characters", param=param)
+    return "|".join("".join(map(_literal, choice)) for choice in choices)
+
+
+def _literal(character: str) -> str:
+    return character if character.isascii() and character.isalnum() else f"\\x{{{ord(character):X}}}"
