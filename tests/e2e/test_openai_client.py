@@ -215,8 +215,8 @@ def test_refusals_are_the_clients_exceptions(client: openai.OpenAI) -> None:
         chat(client, max_completion_tokens=5000)
     assert (too_long.value.param, too_long.value.code) == ("messages", "context_length_exceeded")
     with pytest.raises(openai.BadRequestError) as unsupported:
-        chat(client, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
-    assert unsupported.value.param == "tools"
+        chat(client, modalities=["text", "audio"])
+    assert unsupported.value.param == "modalities"
     with pytest.raises(openai.NotFoundError) as unknown:
         complete(client, model="gpt-4o", stream=True)
     assert (unknown.value.param, unknown.value.code) == ("model", "model_not_found")
