@@ -162,6 +162,7 @@ class _Service:
 def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "FastAPI":
     from server.app import create_app
     from server.served import ServedModel, ServedModels
+    from server.text.dialect import dialect_of
     from server.text.template import ChatTemplate, TemplateError
     from server.text.tokenizer import Tokenizer, TokenizerError
 
@@ -176,6 +177,7 @@ def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "F
         template=template,
         engine=engine,
         created=int(time.time()),
+        dialect=dialect_of(template, settings.tool_call_parser, settings.reasoning_parser),
     )
 
     @contextlib.asynccontextmanager

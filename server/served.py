@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model.grammar import Vocabulary
 from server.engine.client import Engine
 from server.engine.messages import ModelInfo
 from server.errors import EngineDead, ModelNotFound, NotReady
+from server.text.dialect import Dialect
 from server.text.template import ChatTemplate
 from server.text.tokenizer import Tokenizer
 from server.version import VERSION
@@ -24,6 +25,8 @@ class ServedModel:
     engine: Engine
     created: int
     """Unix time."""
+    dialect: Dialect = field(default_factory=Dialect)
+    """How it is told of tools and of thinking, and how it answers."""
 
     @property
     def name(self) -> str:

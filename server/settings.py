@@ -67,6 +67,13 @@ class Settings(BaseSettings):
         None, ge=1, description="Threads to compute with on a CPU. Default: the cores that this container may use"
     )
 
+    tool_call_parser: Literal["auto", "hermes", "llama3_json", "mistral", "mistral_array", "pythonic"] = Field(
+        "auto", description="How the model writes tool calls; auto reads that from its chat template"
+    )
+    reasoning_parser: Literal["auto", "none", "think", "mistral", "seed_oss"] = Field(
+        "auto", description="Which tags the model writes around its thoughts; auto reads that from its chat template"
+    )
+
     max_waiting: int = Field(
         1024, ge=0, description="Most sequences that wait for their turn; beyond that requests get 429"
     )

@@ -15,6 +15,7 @@ from server.api.exchange import Exchange, exchange_of
 from server.api.generation import Run
 from server.api.sse import EventStream, event
 from server.protocol.common import Usage
+from server.text.events import Event, merged
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class Text:
 
     index: int
     text: str
+    events: list[Event]
     tokens: list[Token]
     finish_reason: str
 
@@ -67,11 +69,13 @@ async def _fold(run: Run) -> list[Text]:
     texts: dict[int, tuple[list[str], Text]] = {}
     async with aclosing(run.pieces()) as pieces:
         async for piece in pieces:
-            parts, whole = texts.setdefault(piece.index, ([], Text(piece.index, "", [], "")))
+            parts, whole = texts.setdefault(piece.index, ([], Text(piece.index, "", [], [], "")))
             parts.append(piece.text)
+            whole.events += piece.events
             whole.tokens += piece.tokens
             if piece.finish_reason is not None:
                 whole.text, whole.finish_reason = "".join(parts), piece.finish_reason
+                whole.events = merged(whole.events)
     return [texts[index][1] for index in sorted(texts)]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from model.batch import TokenLogprobs
 from server.engine.messages import Output
 from server.protocol.common import GenerationRequest
+from server.text.channels import Channels
+from server.text.events import Event, merged
 from server.text.stop import StopMatcher
 from server.text.tokenizer import Tokenizer
 
@@ -43,6 +45,8 @@ class Piece:
 
     index: int
     text: str
+    events: list[Event] = field(default_factory=list)
+    """What the text turned out to be, for endpoints with channels. It lags behind: marks are waited for."""
     tokens: list[Token] = field(default_factory=list)
     """Each generated token once, if log-probabilities were asked for; with the text that they complete, so that the
     tokens of a stop string, and the end-of-sequence token, come with the choice's last piece."""
@@ -59,18 +63,26 @@ class ChoiceText:
         stop: StopMatcher,
         prompt_ids: list[int],
         echoed: str | None,
+        channels: Channels | None,
+        kept: Iterable[str],
     ) -> None:
-        """`stop`: a fresh one. `echoed`: the prompt's text if the choice begins with it."""
+        """`stop` and `channels`: fresh ones. `echoed`: the prompt's text if the choice begins with it.
+
+        `kept`: special tokens that belong to the text.
+        """
         self.num_tokens = 0
         """Generated so far and shown: those after a stop string don't count."""
+        self.num_reasoning = 0
+        """Those of them that are thoughts."""
         self._tokenizer = tokenizer
         self._prompt_ids = prompt_ids
         self._echoed = echoed
         self._with_tokens = request.num_logprobs is not None
         self._min_tokens = request.min_tokens
         self._include_stop = request.include_stop_str_in_output
-        self._detokenizer = tokenizer.detokenizer(request.skip_special_tokens)
+        self._detokenizer = tokenizer.detokenizer(request.skip_special_tokens, kept=kept)
         self._stop = stop
+        self._channels = channels
         self._held: deque[tuple[int, Token]] = deque()
         """Tokens whose text was not sent yet, each with the length of text that completes it."""
         self._num_decoded = 0
@@ -84,14 +96,17 @@ class ChoiceText:
             shown = () if is_stop_token and not self._include_stop else (token_id,)
             logprobs = output.logprobs[position] if output.logprobs is not None else None
             text, found = self._push(token_id, shown, logprobs)
-            piece.text += text
-            if found:
+            if self._split(piece, text) or found:
                 piece.finish_reason = "stop"
                 break
         else:
             piece.finish_reason = output.finish_reason
             if output.finish_reason is not None:
-                piece.text += self._stop.push(self._detokenizer.flush(), False)[0] + self._stop.flush()
+                self._split(piece, self._stop.push(self._detokenizer.flush(), False)[0] + self._stop.flush())
+        if self._channels is not None and piece.finish_reason is not None:
+            piece.events += self._channels.finish()
+            piece.finish_reason = self._channels.finish_reason(piece.finish_reason)
+        piece.events = merged(piece.events)
         self._release(piece)
         return piece
 
@@ -106,6 +121,7 @@ class ChoiceText:
 
     def _push(self, token_id: int, shown: Iterable[int], logprobs: TokenLogprobs | None) -> tuple[str, bool]:
         self.num_tokens += 1
+        self.num_reasoning += self._channels is not None and self._channels.is_reasoning
         offset = self._num_decoded
         new = self._detokenizer.push(shown)
         self._num_decoded += len(new)
@@ -115,6 +131,14 @@ class ChoiceText:
             self._held.append((end, self._token(token_id, logprobs, offset)))
         text, found = self._stop.push(new, self.num_tokens >= self._min_tokens)
         return text, found is not None
+
+    def _split(self, piece: Piece, text: str) -> bool:
+        """Adds text to the piece. True if no more is wanted."""
+        piece.text += text
+        if self._channels is None:
+            return False
+        piece.events += self._channels.push(text)
+        return self._channels.is_over
 
     def _release(self, piece: Piece) -> None:
         self._num_sent += len(piece.text)

@@ -39,7 +39,7 @@ def completions_router(api: ApiContext) -> APIRouter:
         model = api.served.find(body.model)
         limits = api.limits(model)
         body.check(limits)
-        exchange_of(request).warnings += await api.grammars.check(body, model)
+        exchange_of(request).warnings += await api.grammars.check(body.form(), model)
         run = api.run(request, body, model, await _prompts(body, model, limits))
         return await respond(request, run, _CompletionShape(body, model, exchange_of(request).warnings))
 

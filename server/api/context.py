@@ -17,6 +17,7 @@ from server.metrics import Metrics
 from server.protocol.common import GenerationRequest, Limits
 from server.protocol.wire import WireModel
 from server.served import ServedModel, ServedModels
+from server.text.channels import ChannelPlan
 
 # Entries of log-probabilities that one answer may hold at once, some hundred bytes each.
 MAX_LOGPROB_ENTRIES = 2**22
@@ -65,7 +66,14 @@ class ApiContext:
             eos_token_ids=model.tokenizer_eos_ids,
         )
 
-    def run(self, request: Request, body: GenerationRequest, model: ServedModel, prompts: list[Prompt]) -> Run:
+    def run(
+        self,
+        request: Request,
+        body: GenerationRequest,
+        model: ServedModel,
+        prompts: list[Prompt],
+        channels: ChannelPlan | None = None,
+    ) -> Run:
         """The generation that answers the request; nothing runs before its pieces are read.
 
         Raises InvalidRequest for an answer too large to hold, or more choices than the server ever has places for.
@@ -85,7 +93,15 @@ class ApiContext:
                 exchange.log_fields[name] = hashlib.sha256(value.encode()).hexdigest()[:12]
         # The key goes first: no salt that a client can choose reaches what another key's requests left in the cache.
         cache_salt = "/".join(filter(None, (self.keys.identify(request), body.cache_salt)))
-        return Run(body, model, prompts, cache_salt=cache_salt, request_id=exchange.request_id, metrics=self.metrics)
+        return Run(
+            body,
+            model,
+            prompts,
+            channels=channels,
+            cache_salt=cache_salt,
+            request_id=exchange.request_id,
+            metrics=self.metrics,
+        )
 
 
 def _check_size(body: GenerationRequest, prompts: list[Prompt]) -> None:

@@ -8,7 +8,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from server.api.docs_page import docs_page
 from server.api.openapi import Answer, openapi_document
-from server.protocol.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
+from server.protocol.chat import ChatCompletionRequest
+from server.protocol.chat_answer import ChatCompletion, ChatCompletionChunk
 from server.protocol.completions import Completion, CompletionRequest
 from server.protocol.health import Health, Version
 from server.protocol.models import Model, ModelList

@@ -15,8 +15,9 @@ from server.engine.client import Generation
 from server.engine.messages import Output
 from server.errors import Draining
 from server.metrics import Metrics
-from server.protocol.common import GenerationRequest, PromptTokensDetails, Usage
+from server.protocol.common import CompletionTokensDetails, GenerationRequest, PromptTokensDetails, Usage
 from server.served import ServedModel
+from server.text.channels import ChannelPlan, Channels
 from server.text.stop import StopMatcher
 
 logger = logging.getLogger(__name__)
@@ -41,13 +42,16 @@ class Run:
         model: ServedModel,
         prompts: Sequence[Prompt],
         *,
+        channels: ChannelPlan | None,
         cache_salt: str,
         request_id: str,
         metrics: Metrics,
     ) -> None:
+        """`channels`: how to split each choice's text; None to leave it as it is."""
         self.request = request
         self.model = model
         self._prompts = prompts
+        self._channels = channels
         self._cache_salt = cache_salt
         self._request_id = request_id
         self._choices: list[ChoiceText] = []
@@ -81,8 +85,9 @@ class Run:
         """What was computed so far. A prompt counts once, however many choices it has."""
         num_prompt = sum(len(prompt.token_ids) for prompt in self._prompts)
         num_generated = sum(choice.num_tokens for choice in self._choices)
-        details = PromptTokensDetails(sum(self._num_cached.values()))
-        return Usage(num_prompt, num_generated, num_prompt + num_generated, details)
+        of_prompt = PromptTokensDetails(sum(self._num_cached.values()))
+        of_completion = CompletionTokensDetails(sum(choice.num_reasoning for choice in self._choices))
+        return Usage(num_prompt, num_generated, num_prompt + num_generated, of_prompt, of_completion)
 
     async def _enter(self, stack: AsyncExitStack, prompt: Prompt) -> Generation:
         request = self.request
@@ -100,8 +105,18 @@ class Run:
         request, tokenizer = self.request, self.model.tokenizer
         # Building one takes time in proportion to the stop strings; each choice gets a copy that shares what was built.
         stop = StopMatcher(request.stop, request.include_stop_str_in_output)
+        plan = self._channels
+        kept = plan.marks if plan is not None else ()
         return [
-            ChoiceText(request, tokenizer, copy(stop), prompt.token_ids, prompt.echoed)
+            ChoiceText(
+                request,
+                tokenizer,
+                copy(stop),
+                prompt.token_ids,
+                prompt.echoed,
+                Channels(plan) if plan is not None else None,
+                kept,
+            )
             for prompt in self._prompts
             for _ in range(request.num_choices)
         ]

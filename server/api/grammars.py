@@ -2,7 +2,7 @@
 
 from server.errors import InvalidRequest
 from server.grammar.checker import GrammarChecker
-from server.protocol.structured import StructuredFields
+from server.protocol.structured import Form
 from server.served import ServedModel
 
 
@@ -12,9 +12,8 @@ class GrammarDoor:
     def __init__(self) -> None:
         self._checkers: dict[str, GrammarChecker] = {}
 
-    async def check(self, body: StructuredFields, model: ServedModel) -> list[str]:
+    async def check(self, form: Form | None, model: ServedModel) -> list[str]:
         """Warnings about what can't be enforced. Raises InvalidRequest naming the field, QueueFull."""
-        form = body.form()
         if form is None:
             return []
         verdict = await self._checker(model, form.param).check(form.grammar)

@@ -2,11 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import JsonValue
 
 from server.errors import ContextLengthExceeded, InvalidRequest
 from server.protocol.chat import Conversation
+from server.protocol.tools import ToolUse
 from server.served import ServedModel
+from server.text.dialect import Dialect
 from server.text.template import TemplateError
 
 # About a millisecond of tokenizing; less isn't worth a thread.
@@ -29,27 +34,62 @@ async def encode_texts(model: ServedModel, texts: Sequence[str], add_special_tok
     )
 
 
-async def encode_conversation(model: ServedModel, body: Conversation) -> list[int]:
-    """Token ids of the rendered messages. Raises InvalidRequest with the template's words, ContextLengthExceeded."""
+@dataclass(frozen=True, slots=True)
+class EncodedConversation:
+    """Messages as the model reads them."""
+
+    token_ids: list[int]
+    is_thinking: bool
+    """Whether the prompt ends within the model's thoughts."""
+
+
+async def encode_conversation(model: ServedModel, body: Conversation) -> EncodedConversation:
+    """Renders messages and tools. Raises InvalidRequest with the template's words, ContextLengthExceeded."""
+    dialect = model.dialect
+    tools = _tools(dialect, body.tool_use)
+    kwargs = _effort(dialect, body.reasoning_effort) | body.chat_template_kwargs
     num_chars = sum(len(message.text) for message in body.messages)
 
-    def render_and_encode() -> list[int]:
+    def render_and_encode() -> EncodedConversation:
         try:
             rendered = model.template.render(
-                [message.for_template() for message in body.messages],
+                dialect.messages([message.for_template() for message in body.messages], tools),
+                tools=None if dialect.has_tools_in_text else tools or None,
                 add_generation_prompt=body.opens_answer,
                 continue_final_message=body.continue_final_message,
-                kwargs=body.chat_template_kwargs,
+                kwargs=kwargs,
             )
         except TemplateError as error:
             raise InvalidRequest(str(error), param="messages") from None
         _refuse_hopeless(model, rendered.text, "messages")
         ids = model.tokenizer.encode_rendered(rendered)
         bos = model.info.bos_token_id
-        return [bos, *ids] if body.add_special_tokens and bos is not None and ids[:1] != [bos] else ids
+        if body.add_special_tokens and bos is not None and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        return EncodedConversation(ids, dialect.tags is not None and dialect.tags.is_open_after(rendered.text))
 
     # Templates are programs, and loop over tool calls and extra arguments too: many messages count as much text.
-    return await off_loop(render_and_encode, num_chars + 100 * len(body.messages))
+    return await off_loop(render_and_encode, num_chars + 100 * len(body.messages) + 1000 * len(tools))
+
+
+def _tools(dialect: Dialect, use: ToolUse) -> list[dict[str, Any]]:
+    if use.functions and dialect.tool_format is None:
+        raise InvalidRequest(
+            "the server doesn't know how this model writes tool calls; start it with --tool-call-parser",
+            param=use.param,
+        )
+    return [function.for_template() for function in use.functions]
+
+
+def _effort(dialect: Dialect, effort: str | None) -> dict[str, JsonValue]:
+    if effort is None:
+        return {}
+    variables = dialect.effort(effort)
+    if variables is None:
+        raise InvalidRequest(
+            f"{effort!r} makes no difference to this model: its chat template can't be told", param="reasoning_effort"
+        )
+    return variables
 
 
 def _refuse_hopeless(model: ServedModel, text: str, param: str) -> None:

@@ -26,7 +26,7 @@ def tokenize_router(api: ApiContext) -> APIRouter:
         model = api.served.find(body.model)
         body.check()
         if body.prompt is None:
-            token_ids = await encode_conversation(model, body)
+            token_ids = (await encode_conversation(model, body)).token_ids
         else:
             [token_ids] = await encode_texts(model, [body.prompt], body.add_special_tokens is not False)
         token_strs = [model.tokenizer.token_text(i) for i in token_ids] if body.return_token_strs else UNSET

@@ -1,17 +1,25 @@
 """`POST /v1/chat/completions`: the request, the answer and its chunks."""
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import msgspec
-from msgspec import UNSET, UnsetType
 from pydantic import BeforeValidator, Field, JsonValue
 
 from server.errors import InvalidRequest
-from server.protocol.common import Envelope, GenerationRequest, Limits, Name, TokenCount, UsageField, Warnings
+from server.protocol.common import GenerationRequest, Limits, Name, TokenCount
 from server.protocol.refused import CHAT
 from server.protocol.structured import Form, ResponseFormat
+from server.protocol.tools import (
+    MAX_TOOLS,
+    Function,
+    FunctionCallField,
+    FunctionDefinition,
+    Tool,
+    ToolCall,
+    ToolChoiceField,
+    ToolUse,
+    choose_tools,
+)
 from server.protocol.wire import Refusal, WireModel
 
 
@@ -31,38 +39,6 @@ Content = Annotated[list[ContentPart], Field(max_length=1024, fail_fast=True)]
 
 def _as_parts(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
-
-
-class Function(WireModel):
-    """What an assistant called."""
-
-    name: Name
-    """Its name."""
-    arguments: str = "{}"
-    """JSON."""
-
-    def for_template(self) -> dict[str, Any]:
-        """Templates of models with tools want the arguments as an object; text that is none stays text."""
-        try:
-            arguments = json.loads(self.arguments)
-        except (ValueError, RecursionError):
-            arguments = None
-        return {"name": self.name, "arguments": arguments if isinstance(arguments, dict) else self.arguments}
-
-
-class ToolCall(WireModel):
-    """A call within an assistant's message."""
-
-    id: Name = ""
-    """What the tool's answer refers to."""
-    type: Literal["function"] = "function"
-    """Functions are the only kind."""
-    function: Function
-    """The call."""
-
-    def for_template(self) -> dict[str, Any]:
-        """The call as chat templates expect it."""
-        return {"id": self.id, "type": "function", "function": self.function.for_template()}
 
 
 class Message(WireModel):
@@ -95,9 +71,7 @@ class Message(WireModel):
     def for_template(self) -> dict[str, Any]:
         """The message as chat templates expect it."""
         message: dict[str, Any] = {"role": _TEMPLATE_ROLES.get(self.role, self.role), "content": self.text}
-        calls = [
-            {"id": call.id, "type": "function", "function": call.function.for_template()} for call in self.tool_calls
-        ]
+        calls = [call.for_template() for call in self.tool_calls]
         if self.function_call is not None:
             calls.append({"type": "function", "function": self.function_call.for_template()})
         optional = {
@@ -123,6 +97,10 @@ class Conversation(WireModel):
     """Continue the text of the final message instead of opening a new turn."""
     chat_template_kwargs: dict[str, JsonValue] = Field({}, max_length=32)
     """Variables for the model's chat template."""
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS, fail_fast=True)
+    """What the model may call."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """How much to think, for chat templates that know it or can switch thinking off (`none`)."""
     add_special_tokens: bool | None = None
     """Put the beginning-of-sequence token first; by default not, since templates write it themselves."""
 
@@ -130,6 +108,12 @@ class Conversation(WireModel):
     def opens_answer(self) -> bool:
         """Whether the rendered text ends with the start of an assistant's turn."""
         return not self.continue_final_message if self.add_generation_prompt is None else self.add_generation_prompt
+
+    @property
+    def tool_use(self) -> ToolUse:
+        """The tools that the model is told of. Raises InvalidRequest for those that contradict each other."""
+        functions = [tool.function for tool in self.tools]
+        return choose_tools(functions, None, param="tools", choice_param="tool_choice", is_single=False)
 
     def check_prompt(self) -> None:
         """Raise InvalidRequest where the fields contradict each other."""
@@ -150,6 +134,14 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     """List the log-probability of each token."""
     top_logprobs: int | None = Field(None, ge=0, le=100)
     """How many alternatives to list with each; needs `logprobs`."""
+    tool_choice: ToolChoiceField | None = None
+    """Whether a tool is called and which; by default as the model likes."""
+    parallel_tool_calls: bool = True
+    """Whether an answer may call several tools, or ends with its first call."""
+    functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS, fail_fast=True)
+    """The older form of `tools`, which is answered in the older form."""
+    function_call: FunctionCallField | None = None
+    """The older form of `tool_choice`."""
     response_format: ResponseFormat | None = None
     """What form the text must have."""
     prompt_cache_key: Name | None = None
@@ -165,6 +157,17 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
         """As `SamplingParams.logprobs`."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    @property
+    def tool_use(self) -> ToolUse:
+        """The tools that the choice leaves, none of them if nothing is to be called."""
+        if self.functions:
+            return choose_tools(
+                self.functions, self.function_call, param="functions", choice_param="function_call", is_single=True
+            )
+        tools = [tool.function for tool in self.tools]
+        is_single = not self.parallel_tool_calls
+        return choose_tools(tools, self.tool_choice, param="tools", choice_param="tool_choice", is_single=is_single)
+
     def _forms(self) -> list[Form]:
         form = None if self.response_format is None else self.response_format.form()
         return super()._forms() if form is None else [form, *super()._forms()]
@@ -173,6 +176,8 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
         """Raise InvalidRequest where fields contradict each other or exceed what the model has."""
         super().check(limits)
         self.check_prompt()
+        if self.functions and self.tools:
+            raise InvalidRequest("functions is an older name of tools; give one", param="functions")
         name = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
         if self.wanted_tokens == 0:
             raise InvalidRequest(f"{name} is at least 1", param=name)
@@ -180,76 +185,3 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
             raise InvalidRequest("max_tokens is an older name of max_completion_tokens; give one", param=name)
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
-
-
-class TopLogprob(msgspec.Struct, frozen=True):
-    """A token that could have been drawn. `bytes` are its UTF-8 bytes, part of a character perhaps."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(msgspec.Struct, frozen=True):
-    """A token that was drawn."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(msgspec.Struct):
-    """One entry a token."""
-
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer's message."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer."""
-
-    index: int
-    message: AssistantMessage
-    logprobs: ChatLogprobs | None
-    finish_reason: str
-
-
-class ChatCompletion(Envelope, frozen=True, kw_only=True):
-    """The whole answer."""
-
-    choices: list[ChatChoice]
-    usage: UsageField = UNSET
-    warnings: Warnings = UNSET
-
-
-class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """What a chunk adds to the message."""
-
-    role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
-
-
-class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of one answer."""
-
-    index: int
-    delta: Delta
-    logprobs: ChatLogprobs | None = None
-    finish_reason: str | None = None
-
-
-class ChatCompletionChunk(Envelope, frozen=True, kw_only=True):
-    """One event of a streamed answer."""
-
-    choices: list[ChunkChoice]
-    usage: UsageField = UNSET
-    warnings: Warnings = UNSET

@@ -33,17 +33,10 @@ COMPLETIONS: dict[str, Refusal] = COMMON | {
     "messages": Refusal("messages go to /v1/chat/completions"),
 }
 
-_TOOLS = Refusal("tool calls are not parsed yet; describe the tool in the prompt", ([],))
 _STORE = Refusal("answers are not stored; keep them on your side")
 
 CHAT: dict[str, Refusal] = COMMON | {
-    "tools": _TOOLS,
-    "tool_choice": Refusal(_TOOLS.reason, ("none", "auto")),
-    "parallel_tool_calls": Refusal(_TOOLS.reason, (True, False)),
-    "functions": _TOOLS,
-    "function_call": Refusal(_TOOLS.reason, ("none", "auto")),
     "prediction": Refusal("predicted outputs do not exist here yet; leave it out, the answer is the same"),
-    "reasoning_effort": Refusal("use chat_template_kwargs if the model's template knows of reasoning", ("medium",)),
     "verbosity": Refusal("ask for it in the prompt", ("medium",)),
     "modalities": Refusal("answers are text", (["text"], [])),
     "audio": Refusal("answers are text"),

@@ -58,7 +58,7 @@ class ResponseFormat(WireModel):
             raise InvalidRequest("json_schema belongs to the type json_schema", param="response_format.json_schema")
         if self.json_schema is not None:
             param = "response_format.json_schema.schema"
-            return Form(param, _of_schema(self.json_schema.schema_, param, is_lenient=not self.json_schema.strict))
+            return Form(param, schema_grammar(self.json_schema.schema_, param, is_lenient=not self.json_schema.strict))
         return Form("response_format", _ANY_OBJECT) if self.type == "json_object" else None
 
 
@@ -122,7 +122,7 @@ def _forms(
 ) -> list[Form]:
     forms = []
     if schema is not None:
-        forms.append(Form(f"{prefix}json", _of_schema(schema, f"{prefix}json")))
+        forms.append(Form(f"{prefix}json", schema_grammar(schema, f"{prefix}json")))
     if regex is not None:
         forms.append(Form(f"{prefix}regex", Grammar("regex", regex)))
     if choices is not None:
@@ -132,7 +132,8 @@ def _forms(
     return forms
 
 
-def _of_schema(schema: JsonSchema | str, param: str, *, is_lenient: bool = False) -> Grammar:
+def schema_grammar(schema: JsonSchema | str, param: str, *, is_lenient: bool = False) -> Grammar:
+    """The grammar of a JSON schema. Raises InvalidRequest for one that is too large or too deep."""
     if isinstance(schema, str):
         try:
             schema = json.loads(schema)

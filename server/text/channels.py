@@ -1,35 +1,44 @@
 """Splits one choice's text, as it comes, into content, reasoning and tool calls."""
 
+from dataclasses import dataclass
+
 from server.text.events import CallEnd, Content, Event, Reasoning
 from server.text.reasoning import ReasoningTags
 from server.text.source import Reading, Source
 from server.text.tool_formats.format import ToolFormat
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelPlan:
+    """Which channels a text has. Without tags, or without a tool format, their marks are content."""
+
+    tags: ReasoningTags | None = None
+    tool_format: ToolFormat | None = None
+    tool_names: frozenset[str] = frozenset()
+    is_thinking: bool = False
+    """Whether the prompt has already opened the tags."""
+    max_calls: int | None = None
+    """After so many calls the text is over."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Spellings that have to be in the text even where they are special tokens."""
+        tags = (self.tags.opening, self.tags.closing) if self.tags is not None else ()
+        return tags + (self.tool_format.markers if self.tool_format is not None else ())
+
+
 class Channels:
     """The split of one choice. What it gives doesn't depend on the pieces that the text came in."""
 
-    def __init__(
-        self,
-        tags: ReasoningTags | None = None,
-        tool_format: ToolFormat | None = None,
-        tool_names: frozenset[str] = frozenset(),
-        *,
-        is_thinking: bool = False,
-        max_calls: int | None = None,
-    ) -> None:
-        """Without `tags`, or without `tool_format`, there is no such channel, and its marks are content.
-
-        `is_thinking`: the prompt has already opened the tags. After `max_calls` calls the text is over.
-        """
-        self.is_reasoning = tags is not None
+    def __init__(self, plan: ChannelPlan) -> None:
+        self.is_reasoning = plan.tags is not None
         """Whether the text, as far as it has come, ends within the model's thoughts."""
         self.is_over = False
         """Whether whatever the model writes now is unwanted."""
+        self._plan = plan
         self._source = Source()
-        self._reading = self._read(tags, tool_format, tool_names, is_thinking)
-        self._spaces = _Spaces(is_kept=tags is None and tool_format is None)
-        self._max_calls = max_calls
+        self._reading = self._read()
+        self._spaces = _Spaces(is_kept=plan.tags is None and plan.tool_format is None)
         self._num_calls = 0
         self._is_last_complete = False
 
@@ -51,14 +60,13 @@ class Channels:
         """The choice's finish_reason, if its text ended for this one."""
         return "tool_calls" if reason == "stop" and self._is_last_complete else reason
 
-    def _read(
-        self, tags: ReasoningTags | None, tool_format: ToolFormat | None, tool_names: frozenset[str], is_thinking: bool
-    ) -> Reading[None]:
-        if tags is not None:
-            yield from tags.read(self._source, is_thinking)
+    def _read(self) -> Reading[None]:
+        plan = self._plan
+        if plan.tags is not None:
+            yield from plan.tags.read(self._source, plan.is_thinking)
         self.is_reasoning = False
-        if tool_format is not None:
-            yield from tool_format.read(self._source, tool_names)
+        if plan.tool_format is not None:
+            yield from plan.tool_format.read(self._source, plan.tool_names)
         while rest := (yield from self._source.take_rest()):
             yield Content(rest)
 
@@ -71,7 +79,7 @@ class Channels:
             if isinstance(event, CallEnd):
                 self._num_calls += 1
                 self._is_last_complete = event.is_complete
-                if self._num_calls == self._max_calls:
+                if self._num_calls == self._plan.max_calls:
                     self.is_over = True
                     break
         return events

@@ -1,6 +1,8 @@
 """What a choice's text turns out to be, piece by piece."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeAlias
 
 
@@ -43,17 +45,12 @@ class CallEnd:
 Event: TypeAlias = Content | Reasoning | CallStart | CallArguments | CallEnd
 
 
-def merged(events: list[Event]) -> list[Event]:
+def merged(events: Iterable[Event]) -> list[Event]:
     """The same with neighbours of one kind joined."""
     joined: list[Event] = []
-    texts: list[str] = []
-    for event in events:
-        if isinstance(event, (CallStart, CallEnd)):
-            joined.append(event)
-            continue
-        if not texts or type(event) is not type(joined[-1]):
-            texts = []
-            joined.append(event)
-        texts.append(event.text)
-        joined[-1] = event
+    for kind, run in groupby(events, key=type):
+        if issubclass(kind, (Content, Reasoning, CallArguments)):
+            joined.append(kind("".join(event.text for event in run if isinstance(event, kind))))
+        else:
+            joined += run
     return joined

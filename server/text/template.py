@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jinja2
+import jinja2.meta
 
 from server.text.control_tokens import ControlTokens, Rendered, strings_in, unused_characters
 from server.text.sandbox import TemplateError, make_environment
@@ -44,6 +45,15 @@ class ChatTemplate:
         self._control_tokens = ControlTokens(control_tokens)
         self._max_chars = max_chars
         self._reserved = _RESERVED | special_tokens.keys()
+        self.variables = frozenset().union(
+            *(jinja2.meta.find_undeclared_variables(environment.parse(source)) for source in sources.values())
+        )
+        """What the templates read."""
+
+    @property
+    def source(self) -> str:
+        """The text of the template that is used with tools; empty without one."""
+        return self._sources.get("tool_use") or self._sources.get("default") or ""
 
     @classmethod
     def load(

@@ -1,7 +1,7 @@
 """Text -> token ids and back, by the files that came with the model."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,18 +108,25 @@ class Tokenizer:
         """A number of tokens that `text` has at least, found without tokenizing; 0 if none is known."""
         return 0 if self._max_chars_per_token is None else -(-len(text) // self._max_chars_per_token)
 
-    def detokenizer(self, skip_special_tokens: bool = True, is_continuation: bool = True) -> Detokenizer:
-        """A new detokenizer, for one choice.
+    def detokenizer(
+        self, skip_special_tokens: bool = True, is_continuation: bool = True, kept: Iterable[str] = ()
+    ) -> Detokenizer:
+        """A new detokenizer, for one choice. Special tokens with a spelling in `kept` are not skipped.
 
         With `is_continuation` the text goes on from a prompt and keeps its leading space. That is so for chat too:
         what the reply begins with is the model's choice, and a client that sends it back gets the same tokens.
         """
-        skipped_ids = self.special_ids if skip_special_tokens else frozenset()
+        skipped_ids = self.special_ids.difference(self.ids_of(kept).values()) if skip_special_tokens else frozenset()
         if self._bytes is not None:
             table, strips_space = self._bytes
             return ByteDetokenizer(table, skipped_ids, strips_space and not is_continuation)
         before = self._encode_part("a") if is_continuation else ()  # any word that another can follow
         return WindowDetokenizer(self._decode_whole, skipped_ids, before)
+
+    def ids_of(self, spellings: Iterable[str]) -> dict[str, int]:
+        """The ids of those spellings that are special tokens."""
+        ids = {text: self._tokenizer.token_to_id(text) for text in spellings}
+        return {text: i for text, i in ids.items() if i in self.special_ids}
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of a whole sequence of ids. Ids that are no token are left out."""

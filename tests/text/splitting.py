@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.text.channels import Channels
+from server.text.channels import ChannelPlan, Channels
 from server.text.events import CallArguments, CallEnd, CallStart, Content, Reasoning
 from server.text.reasoning import TAGS
 from server.text.tool_formats.registry import FORMATS
@@ -41,7 +41,8 @@ class Split:
 def split(
     pieces: str | Iterable[str], tool_format: str | None = None, tags: str | None = None, **options: Any
 ) -> Split:
-    channels = Channels(TAGS[tags] if tags else None, FORMATS[tool_format] if tool_format else None, TOOLS, **options)
+    plan = ChannelPlan(TAGS[tags] if tags else None, FORMATS[tool_format] if tool_format else None, TOOLS, **options)
+    channels = Channels(plan)
     result = Split()
     for piece in [pieces] if isinstance(pieces, str) else pieces:
         _add(result, channels.push(piece))

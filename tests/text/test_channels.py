@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.text.channels import Channels
+from server.text.channels import ChannelPlan, Channels
 from server.text.reasoning import TAGS, detect
 from server.text.stop import StopMatcher
 from server.text.tool_formats.registry import FORMATS
@@ -45,7 +45,7 @@ def test_without_channels_nothing_is_taken_out():
 
 
 def test_a_limit_of_calls_ends_the_text():
-    channels = Channels(None, FORMATS["hermes"], TOOLS, max_calls=1)
+    channels = Channels(ChannelPlan(None, FORMATS["hermes"], TOOLS, max_calls=1))
     events = channels.push(CALL + CALL + "more")
     assert len(events) >= 3
     assert channels.is_over
@@ -56,13 +56,13 @@ def test_a_limit_of_calls_ends_the_text():
 def test_only_an_end_with_a_whole_call_is_one_for_tool_calls():
     assert split(CALL, "hermes").finish_reason == "tool_calls"
     assert split(CALL + CALL[:45], "hermes").finish_reason == "stop"
-    channels = Channels(None, FORMATS["hermes"], TOOLS)
+    channels = Channels(ChannelPlan(None, FORMATS["hermes"], TOOLS))
     channels.push(CALL)
     assert channels.finish_reason("length") == "length"
 
 
 def test_it_knows_while_the_model_is_thinking():
-    channels = Channels(TAGS["think"], None)
+    channels = Channels(ChannelPlan(TAGS["think"]))
     states = []
     for piece in ("<think>", "hm", "</think>", "x"):
         channels.push(piece)

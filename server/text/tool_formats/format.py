@@ -45,5 +45,9 @@ class ToolFormat(Protocol):
         isn't, or calls another tool, stays content to the last character. White space around calls is content here.
         """
 
+    @property
+    def mark(self) -> str | None:
+        """What `syntax` writes first, if that is one of the markers: then a call can't be taken for anything else."""
+
     def template_id(self, call_id: str) -> str:
         """A call's id as chat templates of the dialect take it."""

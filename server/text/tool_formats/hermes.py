@@ -13,6 +13,7 @@ class Hermes:
 
     name = "hermes"
     markers = (OPENING, CLOSING)
+    mark = OPENING
     syntax = CallSyntax(before=(OPENING, '\n{"name": "NAME", "arguments": '), after=("}\n", CLOSING), between=("\n",))
 
     def read(self, source: Source, tool_names: frozenset[str]) -> Reading[None]:

@@ -13,6 +13,7 @@ class Llama3Json:
 
     name = "llama3_json"
     markers = (PYTHON_TAG,)
+    mark = None
     syntax = CallSyntax(before=('{"name": "NAME", "parameters": ',), after=("}",), between=("; ",))
 
     def read(self, source: Source, tool_names: frozenset[str]) -> Reading[None]:

@@ -28,6 +28,7 @@ class Mistral:
     name: str
     syntax: CallSyntax
     markers: tuple[str, ...] = (TOOL_CALLS, CALL_ID, ARGS)
+    mark: str = TOOL_CALLS
 
     def read(self, source: Source, tool_names: frozenset[str]) -> Reading[None]:
         """Calls come anywhere."""

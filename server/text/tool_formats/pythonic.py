@@ -17,6 +17,7 @@ class Pythonic:
 
     name = "pythonic"
     markers = (PYTHON_TAG,)
+    mark = None
     syntax = Llama3Json.syntax
 
     def read(self, source: Source, tool_names: frozenset[str]) -> Reading[None]:

@@ -1,0 +1,76 @@
+"""The grammar of a chat's answer, from its tools, the form it asks for and the thoughts that may come first."""
+
+import json
+from dataclasses import replace
+from typing import NamedTuple
+
+from model.grammar import Grammar
+from server.api.grammars import GrammarDoor
+from server.errors import InvalidRequest
+from server.protocol.structured import MAX_GRAMMAR_CHARS, Form, schema_grammar
+from server.protocol.tools import FunctionDefinition, ToolUse
+from server.served import ServedModel
+from server.text.answer_grammar import AnswerRules, Schema, answer_grammar
+from server.text.channels import ChannelPlan
+
+
+class AnswerForm(NamedTuple):
+    """How an answer is kept to what was asked for."""
+
+    grammar: Grammar | None
+    plan: ChannelPlan
+    """The channels that the grammar leaves."""
+    warnings: list[str]
+    """About what can't be enforced."""
+
+
+async def answer_form(
+    door: GrammarDoor, model: ServedModel, plan: ChannelPlan, tools: ToolUse, form: Form | None
+) -> AnswerForm:
+    """The grammar, checked. Raises InvalidRequest naming the field at fault, QueueFull."""
+    if form is not None and not tools.is_required:
+        _check_mix(plan, form)
+    warnings = await door.check(form, model)
+    is_json = form is not None and form.grammar.kind == "json_schema"
+    if form is not None and not tools.functions and not (is_json and plan.tags is not None):
+        # Only a JSON form can be told from thoughts before it: with another one there are none.
+        return AnswerForm(form.grammar, replace(plan, tags=None), warnings)
+    schemas = {
+        function.name: _schema(function, path) for function, path in zip(tools.functions, tools.paths, strict=True)
+    }
+    answer = Schema(json.loads(form.grammar.text), form.grammar.is_lenient) if form is not None and is_json else None
+    rules = AnswerRules(plan, schemas, tools.is_required, answer)
+    text = answer_grammar(rules, model.tokenizer.ids_of(plan.marks))
+    if text is None or not (tools.is_required or form is not None or model.tokenizer.has_byte_tokens):
+        return AnswerForm(None, plan, warnings)
+    if len(text) > MAX_GRAMMAR_CHARS:
+        raise InvalidRequest(f"the tools have more than {MAX_GRAMMAR_CHARS} characters", param=tools.param)
+    whole = Form(tools.param if tools.functions else "response_format", Grammar("ebnf", text))
+    try:
+        warnings += await door.check(whole, model)
+    except InvalidRequest:
+        for function, path in zip(tools.functions, tools.paths, strict=True):
+            await door.check(_alone(function, path), model)
+        raise
+    return AnswerForm(whole.grammar, plan, warnings)
+
+
+def _check_mix(plan: ChannelPlan, form: Form) -> None:
+    """Raise InvalidRequest where a call could not be told from an answer of the form."""
+    if plan.tool_format is None or (form.grammar.kind == "json_schema" and plan.tool_format.mark is not None):
+        return
+    raise InvalidRequest(
+        "not together with tools that may be called or not: set tool_choice to 'none' or 'required'", param=form.param
+    )
+
+
+def _alone(function: FunctionDefinition, path: str) -> Form:
+    """The form of a function's arguments. Raises InvalidRequest for a schema beyond the limits."""
+    param = f"{path}.parameters"
+    schema = {"type": "object", **function.parameters}
+    return Form(param, schema_grammar(schema, param, is_lenient=not function.strict))
+
+
+def _schema(function: FunctionDefinition, path: str) -> Schema:
+    grammar = _alone(function, path).grammar
+    return Schema(json.loads(grammar.text), grammar.is_lenient)

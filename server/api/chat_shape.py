@@ -1,0 +1,160 @@
+"""How the answer of a chat is written: the events of each choice as a message, or as the chunks of one."""
+
+import secrets
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+
+from msgspec import UNSET
+
+from server.api.answers import Text
+from server.api.choice_text import Piece, Token
+from server.protocol.chat import ChatCompletionRequest
+from server.protocol.chat_answer import (
+    AssistantMessage,
+    CalledFunction,
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatLogprobs,
+    ChunkChoice,
+    Delta,
+    FunctionDelta,
+    MadeToolCall,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+)
+from server.protocol.common import Usage, UsageField, Warnings
+from server.served import ServedModel
+from server.text.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+
+
+class ChatShape:
+    """The answer of one request."""
+
+    def __init__(self, body: ChatCompletionRequest, model: ServedModel, warnings: list[str]) -> None:
+        self._with_logprobs = body.logprobs
+        self._num_top = body.top_logprobs or 0
+        self._is_older_form = bool(body.functions)
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._model = model.name
+        self._fingerprint = model.fingerprint
+        self._warnings: Warnings = warnings if body.include_warnings and warnings else UNSET
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
+        self._no_usage: UsageField = None if include_usage else UNSET
+        self._num_calls: dict[int, int] = {}
+        """By choice, for those that have begun."""
+
+    def chunks(self, piece: Piece) -> Iterator[ChatCompletionChunk]:
+        """A choice's role first, then a chunk for each event, and one for the end."""
+        if piece.index not in self._num_calls:
+            self._num_calls[piece.index] = 0
+            yield self._chunk([ChunkChoice(index=piece.index, delta=Delta(role="assistant", content=""))])
+        deltas = [self._delta(piece.index, event) for event in piece.events if not isinstance(event, CallEnd)]
+        if piece.tokens and not deltas:
+            deltas = [Delta(content="")]
+        logprobs = self._logprobs(piece.tokens)
+        for delta in deltas:
+            yield self._chunk([ChunkChoice(index=piece.index, delta=delta, logprobs=logprobs)])
+            logprobs = self._logprobs([])
+        if piece.finish_reason is not None:
+            reason = self._finish_reason(piece.finish_reason)
+            yield self._chunk([ChunkChoice(index=piece.index, delta=Delta(), finish_reason=reason)])
+
+    def usage_chunk(self, usage: Usage) -> ChatCompletionChunk:
+        """No choices, but the counts."""
+        return self._chunk([], usage)
+
+    def answer(self, texts: Sequence[Text], usage: Usage) -> ChatCompletion:
+        """All choices."""
+        choices = [
+            ChatChoice(
+                index=text.index,
+                message=self._message(text.events),
+                logprobs=self._logprobs(text.tokens),
+                finish_reason=self._finish_reason(text.finish_reason),
+            )
+            for text in texts
+        ]
+        return ChatCompletion(
+            id=self._id,
+            object="chat.completion",
+            created=self._created,
+            model=self._model,
+            system_fingerprint=self._fingerprint,
+            choices=choices,
+            usage=usage,
+            warnings=self._warnings,
+        )
+
+    def _message(self, events: Sequence[Event]) -> AssistantMessage:
+        content = "".join(event.text for event in events if isinstance(event, Content))
+        reasoning = "".join(event.text for event in events if isinstance(event, Reasoning)) or UNSET
+        calls = _calls(events)
+        return AssistantMessage(
+            content=content if content or not (calls or reasoning) else None,
+            tool_calls=[MadeToolCall(id=_new_id(), function=call) for call in calls]
+            if calls and not self._is_older_form
+            else UNSET,
+            function_call=calls[0] if calls and self._is_older_form else UNSET,
+            reasoning_content=reasoning,
+            reasoning=reasoning,
+        )
+
+    def _delta(self, index: int, event: Content | Reasoning | CallStart | CallArguments) -> Delta:
+        match event:
+            case Content(text):
+                return Delta(content=text)
+            case Reasoning(text):
+                return Delta(reasoning_content=text, reasoning=text)
+            case CallStart(name):
+                function = FunctionDelta(name=name, arguments="")
+                self._num_calls[index] += 1
+            case CallArguments(text):
+                function = FunctionDelta(arguments=text)
+        if self._is_older_form:
+            return Delta(function_call=function)
+        position = self._num_calls[index] - 1
+        if isinstance(event, CallArguments):
+            return Delta(tool_calls=[ToolCallDelta(index=position, function=function)])
+        return Delta(tool_calls=[ToolCallDelta(index=position, id=_new_id(), type="function", function=function)])
+
+    def _finish_reason(self, reason: str) -> str:
+        return "function_call" if reason == "tool_calls" and self._is_older_form else reason
+
+    def _chunk(self, choices: list[ChunkChoice], usage: UsageField | None = None) -> ChatCompletionChunk:
+        warnings, self._warnings = self._warnings, UNSET
+        return ChatCompletionChunk(
+            id=self._id,
+            object="chat.completion.chunk",
+            created=self._created,
+            model=self._model,
+            system_fingerprint=self._fingerprint,
+            choices=choices,
+            usage=self._no_usage if usage is None else usage,
+            warnings=warnings,
+        )
+
+    def _logprobs(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
+        return ChatLogprobs([self._token(token) for token in tokens]) if self._with_logprobs else None
+
+    def _token(self, token: Token) -> TokenLogprob:
+        top = [TopLogprob(other.text, other.logprob, list(other.bytes)) for other in token.top]
+        assert token.logprob is not None
+        return TokenLogprob(token.text, token.logprob, list(token.bytes), top[: self._num_top])
+
+
+def _calls(events: Sequence[Event]) -> list[CalledFunction]:
+    calls: list[tuple[str, list[str]]] = []
+    for event in events:
+        if isinstance(event, CallStart):
+            calls.append((event.name, []))
+        elif isinstance(event, CallArguments):
+            calls[-1][1].append(event.text)
+    return [CalledFunction(name, "".join(arguments)) for name, arguments in calls]
+
+
+def _new_id() -> str:
+    return f"call_{secrets.token_hex(12)}"

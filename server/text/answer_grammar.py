@@ -1,0 +1,142 @@
+"""Writes the grammar of an answer that may hold thoughts, tool calls and text of a form, in llguidance's Lark."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.text.channels import ChannelPlan
+
+# Up to this much white space between thoughts and what comes after them, or between JSON's own tokens.
+_BLANK = r"/[ \n]{0,4}/"
+_JSON_BLANK = r"\x20|\x0A(\x20{0,24}|\x09{0,8})"
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A JSON schema to keep to."""
+
+    value: Mapping[str, Any] | bool
+    is_lenient: bool
+    """Whether keywords that can't be enforced are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRules:
+    """What an answer must be."""
+
+    plan: ChannelPlan
+    parameters: Mapping[str, Schema]
+    """By the name of the tool."""
+    is_required: bool = False
+    """Whether it must be a call."""
+    form: Schema | None = None
+    """What it must be if it is not a call."""
+
+
+def answer_grammar(rules: AnswerRules, special_ids: Mapping[str, int]) -> str | None:
+    """The grammar; None where nothing is enforced.
+
+    A call that is not required is enforced from its mark on, so it isn't in a dialect whose calls begin without one;
+    there must be a mark if there is a form, which a call could be taken for. `special_ids`: the ids of those marks of
+    the plan that are special tokens, which a string in a grammar never matches.
+    """
+    writer = _Writer(rules, special_ids)
+    tool_format = rules.plan.tool_format
+    mark = tool_format.mark if tool_format is not None else None
+    if rules.is_required:
+        writer.start("calls")
+    elif rules.form is not None:
+        assert mark is not None or tool_format is None
+        writer.start("form" if tool_format is None else "(calls | form)")
+    elif mark is not None:
+        writer.start_with_text(mark)
+    else:
+        return None
+    return "\n".join(writer.lines) + "\n"
+
+
+class _Writer:
+    def __init__(self, rules: AnswerRules, special_ids: Mapping[str, int]) -> None:
+        self.lines: list[str] = []
+        self._rules = rules
+        self._tags = rules.plan.tags
+        self._special_ids = special_ids
+        self._syntax = rules.plan.tool_format.syntax if rules.plan.tool_format is not None else None
+
+    def start(self, rest: str) -> None:
+        """Thoughts, if there are any, and then this."""
+        self.lines.append(f"start: {self._thoughts()} {rest}")
+        if "calls" in rest:
+            self._calls(self._syntax.opening if self._syntax is not None else ())
+        if self._rules.form is not None:
+            self.lines.append(f"form: {_json_rule(self._rules.form)}")
+
+    def start_with_text(self, mark: str) -> None:
+        """Any text, and a call wherever its mark comes."""
+        # Where the tags are no special tokens, thoughts are a part of the text.
+        has_tags = self._tags is not None and self._tags.closing in self._special_ids
+        start = f"start: {self._thoughts()}" if has_tags else "start:"
+        if mark in self._special_ids:
+            self.lines += [f"{start} TEXT? ({self._term(mark)} calls TEXT?)*", "TEXT: /(?s:.+)/"]
+        else:
+            # Lazily, so that the first mark ends it.
+            escaped = re.escape(mark).replace("/", r"\/")
+            self.lines += [
+                f"{start} (text calls)* REST",
+                f"text[lazy]: /(?s:.*){escaped}/",
+                f"REST: /(?s:.*)/ & ~/(?s:.*){escaped}(?s:.*)/",
+            ]
+        self._calls((), is_begun=True)
+
+    def _thoughts(self) -> str:
+        """The term for thoughts, whose rules are written."""
+        if self._tags is None:
+            return ""
+        if self._tags.closing in self._special_ids:
+            self.lines += [f"thoughts: THOUGHT? {self._term(self._tags.closing)} BLANK", "THOUGHT: /(?s:.+)/"]
+        else:
+            self.lines += ["thoughts: thought BLANK", f"thought[suffix={_quoted(self._tags.closing)}]: /(?s:.*)/"]
+        self.lines.append(f"BLANK: {_BLANK}")
+        return "thoughts" if self._rules.plan.is_thinking else f"({self._term(self._tags.opening)} thoughts)?"
+
+    def _calls(self, opening: Sequence[str], *, is_begun: bool = False) -> None:
+        """The rules for calls. `is_begun`: their first mark was read."""
+        syntax, limit = self._syntax, self._rules.plan.max_calls
+        assert syntax is not None
+        first = "first_call" if is_begun and not syntax.opening else "call"
+        begun = syntax.opening[1:] if is_begun else opening
+        more = "" if limit == 1 else f"({self._terms(syntax.between)} call)*"
+        self.lines.append(f"calls: {self._terms(begun)} {first} {more} {self._terms(syntax.closing)}")
+        self._call_rules("call", syntax.before)
+        if first != "call":
+            self._call_rules(first, syntax.before[1:])
+        for index, schema in enumerate(self._rules.parameters.values()):
+            self.lines.append(f"arguments_{index}: {_json_rule(schema)}")
+
+    def _call_rules(self, name: str, before: Sequence[str]) -> None:
+        assert self._syntax is not None
+        after = self._terms(self._syntax.after)
+        choices = [
+            f"{self._terms([part.replace('NAME', tool) for part in before])} arguments_{index} {after}"
+            for index, tool in enumerate(self._rules.parameters)
+        ]
+        self.lines.append(f"{name}: {' | '.join(choices)}")
+
+    def _terms(self, parts: Sequence[str]) -> str:
+        return " ".join(map(self._term, parts))
+
+    def _term(self, part: str) -> str:
+        return f"<[{self._special_ids[part]}]>" if part in self._special_ids else _quoted(part)
+
+
+def _json_rule(schema: Schema) -> str:
+    value = schema.value
+    if not isinstance(value, bool):
+        value = {**value, "x-guidance": {"whitespace_pattern": _JSON_BLANK, "lenient": schema.is_lenient}}
+    return f"%json {json.dumps(value)}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
