@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
@@ -29,7 +29,6 @@ _LIMITS = LLParserLimits(
 # Steps of the trial at the door: enough to meet what a text begins with.
 _TRIAL_STEPS = 32
 _MAX_MESSAGE = 300
-_DEAD_END = "it leads to a point from where no text matches"
 
 
 class GrammarError(ValueError):
@@ -38,6 +37,10 @@ class GrammarError(ValueError):
 
 class MatchError(Exception):
     """Following the grammar failed in the middle of a text: a token that it forbids, or a limit that it exceeds."""
+
+
+class DeadEnd(MatchError):
+    """No token can follow, and the text may not end."""
 
 
 class Matcher:
@@ -71,7 +74,7 @@ class Matcher:
             # What the copies share may be what is full: the next request gets a new one.
             self.constraint.is_spent = True
             error = _first_line(self._matcher.get_error())
-            raise MatchError(_DEAD_END if error.startswith("NoExtension") else error)
+            raise (DeadEnd if error.startswith("NoExtension") else MatchError)(error)
 
 
 class Constraint:
@@ -105,16 +108,27 @@ class Compiler:
         )
 
     def compile(self, grammar: Grammar) -> Constraint:
-        """Everything that can be wrong with a grammar is found here, by the API's check as by the worker.
-
-        Raises GrammarError.
-        """
+        """Raises GrammarError. The API's check calls this as the worker does, so nothing fails there first."""
         matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(self._explain(grammar, matcher.get_error()))
-        constraint = Constraint(matcher, self._eos_ids, [_clean(text) for text in matcher.get_grammar_warnings()])
-        self._try(constraint)
-        return constraint
+        return Constraint(matcher, self._eos_ids, [_clean(text) for text in matcher.get_grammar_warnings()])
+
+    def try_out(self, constraint: Constraint) -> None:
+        """Write the beginning of a text, to find what compiles and can't be followed. Raises GrammarError."""
+        row_W = np.zeros(mask_bytes(self._num_tokens), dtype=np.uint8)
+        matcher, choices, num_tokens = constraint.start(), np.random.default_rng(0), 0
+        try:
+            while num_tokens < _TRIAL_STEPS and not matcher.is_complete:
+                matcher.write_mask(row_W)
+                allowed = np.flatnonzero(np.unpackbits(row_W, count=self._num_tokens, bitorder="little"))
+                matcher.take([int(choices.choice(allowed))])
+                num_tokens += 1
+        except DeadEnd:
+            where = "behind what it begins with" if num_tokens else "from its start"
+            raise GrammarError(f"no text matches it {where}: a rule needs itself, or what no token can spell") from None
+        except MatchError as error:
+            raise GrammarError(f"it is too complex to follow: {error}") from None
 
     def _explain(self, grammar: Grammar, error: str) -> str:
         if grammar.kind != "json_schema":
@@ -125,26 +139,7 @@ class Compiler:
             return LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS).is_error()
 
         reason = _first_line(error).rpartition("failed to compile JSON schema: ")[2]
-        return f"at {find_fault(json.loads(grammar.text), fails)}: {reason}"
-
-    def _try(self, constraint: Constraint) -> None:
-        """Write a text by the grammar, to find what can't be followed at all. Raises GrammarError."""
-        row_W = np.zeros(mask_bytes(self._num_tokens), dtype=np.uint8)
-        choices = np.random.default_rng(0)
-        if constraint.start().is_complete:
-            raise GrammarError("its start rule matches no text")
-        matcher = constraint.start()
-        try:
-            for _ in range(_TRIAL_STEPS):
-                if matcher.is_complete:
-                    break
-                matcher.write_mask(row_W)
-                allowed = np.flatnonzero(np.unpackbits(row_W, count=self._num_tokens, bitorder="little"))
-                if allowed.size == 0:
-                    raise MatchError(_DEAD_END)
-                matcher.take([int(choices.choice(allowed))])
-        except MatchError as error:
-            raise GrammarError(f"it can't be followed: {error}") from None
+        return _clean(f"at {find_fault(json.loads(grammar.text), fails)}: {reason}")
 
 
 def mask_bytes(num_tokens: int) -> int:
@@ -179,8 +174,9 @@ def _source(grammar: Grammar) -> str:
         case "json_schema":
             return _json_source(json.loads(grammar.text), grammar.is_lenient)
         case "regex":
-            (rules,) = json.loads(LLMatcher.grammar_from_regex(_without_anchors(grammar.text)))["grammars"]
-            return str(rules["lark_grammar"]) + _OPTIONS
+            # Digits are 0 to 9, as everyone means who writes \d; the library's own would be those of all scripts.
+            pattern = regex_to_lark(_without_anchors(grammar.text), use_ascii="d")
+            return (f"start: /{pattern}/" if pattern else 'start: ""') + _OPTIONS
         case "ebnf":
             return _to_lark(grammar.text) + _OPTIONS
 
@@ -222,4 +218,5 @@ def _sentences(error: str) -> Iterator[str]:
 
 def _clean(text: str) -> str:
     """Bounded, and of visible ASCII: messages go into logs and terminals."""
-    return text.strip().encode("ascii", "backslashreplace").decode()[:_MAX_MESSAGE]
+    visible = text.strip().encode("ascii", "backslashreplace").decode()
+    return "".join(letter if letter.isprintable() else " " for letter in visible)[:_MAX_MESSAGE]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batch import NO_TOKEN, Join
-from model.penalties import History, Penalties, add_bias, forbid, hold_back, penalise
+from model.penalties import History, Penalties, add_bias, forbid, forbidding_table, hold_back, penalise
 from model.random_draw import draw, uniforms
 from model.slot_matchers import TokenMasks
 from model.truncation import min_p_gap, top_k_gap, top_p_gap
@@ -83,6 +83,7 @@ class Sampler:
         self._vocab_size = vocab_size
         self._eos_token_ids = tuple(eos_token_ids)
         self._device = device
+        self._forbidding_table = forbidding_table(device)
         self._columns = np.zeros(max_num_seqs, dtype=_COLUMNS)
         self._bias_ids = np.zeros((max_num_seqs, MAX_LOGIT_BIAS), dtype=np.int64)
         self._bias = np.zeros((max_num_seqs, MAX_LOGIT_BIAS), dtype=np.float32)
@@ -166,7 +167,8 @@ class Sampler:
             add_bias(logits_RV, self._to_device(biased), ids, bias)
         is_held = (rows["num_generated"] < rows["min_tokens"]) & (rows["num_held"] > 0)
         if masks is not None:
-            forbid(logits_RV, self._to_device(masks.rows_C), self._to_device(masks.bits_CW))
+            rows_C, bits_CW = self._to_device(masks.rows_C), self._to_device(masks.bits_CW)
+            forbid(logits_RV, rows_C, bits_CW, self._forbidding_table)
             self._let_end(is_held, rows, masks)
         if is_held.any():
             held = np.flatnonzero(is_held)

@@ -20,7 +20,7 @@ def find_fault(schema: Any, fails: Callable[[object], bool]) -> str:
                 part, pointer = inner, pointer + step
                 break
         else:
-            return (pointer or "/").encode("ascii", "backslashreplace").decode()[:_MAX_POINTER]
+            return pointer[:_MAX_POINTER] or "/"
 
 
 def _parts(schema: Any) -> Iterator[tuple[str, Any]]:

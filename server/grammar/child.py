@@ -60,7 +60,9 @@ def answer(questions: BinaryIO, answers: BinaryIO) -> None:
 def judge(compiler: Compiler, grammar: Grammar) -> Verdict:
     """What compiling this grammar says."""
     try:
-        return Verdict(warnings=compiler.compile(grammar).warnings)
+        constraint = compiler.compile(grammar)
+        compiler.try_out(constraint)
+        return Verdict(warnings=constraint.warnings)
     except GrammarError as error:
         return Verdict(error=str(error))
     except (ValueError, RecursionError, MemoryError) as error:

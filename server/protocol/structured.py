@@ -12,12 +12,15 @@ from server.protocol.wire import Refusal, WireModel
 
 # What one grammar may be; more takes seconds to compile.
 MAX_GRAMMAR_CHARS = 256 * 1024
+# Rewritten from GBNF by Python code, for which the step loop must not wait.
+MAX_EBNF_CHARS = 32 * 1024
 MAX_SCHEMA_DEPTH = 64
 MAX_SCHEMA_REFS = 1000
 
 SchemaName = Annotated[str, Field(max_length=64)]
 JsonSchema = dict[str, JsonValue] | bool
-GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR_CHARS)]
+Regex = Annotated[str, Field(max_length=MAX_GRAMMAR_CHARS)]
+Ebnf = Annotated[str, Field(max_length=MAX_EBNF_CHARS)]
 Choices = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=1, max_length=10_000)]
 
 _ANY_OBJECT = Grammar("json_schema", '{"type": "object"}')
@@ -74,11 +77,11 @@ class StructuredOutputs(WireModel):
 
     json_: JsonSchema | str | None = Field(None, alias="json")
     """A JSON schema, all of which is enforced or refused."""
-    regex: GrammarText | None = None
+    regex: Regex | None = None
     """A regular expression for the whole text, without look-around."""
     choice: Choices | None = None
     """The texts to choose from."""
-    grammar: GrammarText | None = None
+    grammar: Ebnf | None = None
     """A grammar in Lark's notation, or in llama.cpp's GBNF."""
     json_object: bool = False
     """Any JSON object."""
@@ -91,11 +94,11 @@ class StructuredFields(WireModel):
     """What form the text must have."""
     guided_json: JsonSchema | str | None = None
     """An older name of `structured_outputs.json`."""
-    guided_regex: GrammarText | None = None
+    guided_regex: Regex | None = None
     """An older name of `structured_outputs.regex`."""
     guided_choice: Choices | None = None
     """An older name of `structured_outputs.choice`."""
-    guided_grammar: GrammarText | None = None
+    guided_grammar: Ebnf | None = None
     """An older name of `structured_outputs.grammar`."""
 
     def form(self) -> Form | None:

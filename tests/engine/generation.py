@@ -108,7 +108,7 @@ def run(
     for one in requests:
         engine.add(one)
     generated: dict[int, Generated] = {}
-    while engine.has_work:
+    while engine.has_work or engine.is_compiling:
         step = engine.step()
         for started in step.started:
             generated.setdefault(started.sequence_id, Generated()).num_cached = started.num_cached

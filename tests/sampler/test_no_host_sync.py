@@ -1,11 +1,13 @@
 """On a GPU the sampler never waits for the device: traced with fake CUDA tensors, where reading a value raises."""
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from model.batch import Join, SamplingParams
 from model.sampler import Sampler, token_logprobs
+from model.slot_matchers import TokenMasks
 
 VOCAB_SIZE = 500
 CUDA = torch.device("cuda:0")
@@ -25,7 +27,7 @@ KINDS = {
 }
 
 
-def trace(kinds: list[str]) -> None:
+def trace(kinds: list[str], masks: TokenMasks | None = None) -> None:
     with FakeTensorMode():
         num_rows = len(kinds)
         sampler = Sampler(num_rows, VOCAB_SIZE, [2], CUDA)
@@ -34,7 +36,7 @@ def trace(kinds: list[str]) -> None:
         )
         logits = torch.empty(num_rows, VOCAB_SIZE, device=CUDA)
         tokens = torch.empty(num_rows, 64, dtype=torch.int32, device=CUDA)
-        draws = sampler.sample(logits, list(range(num_rows)), [2] * num_rows, tokens)
+        draws = sampler.sample(logits, list(range(num_rows)), [2] * num_rows, tokens, masks)
         assert draws.token_ids_R.shape == (num_rows,)
         assert draws.token_ids_R.dtype == torch.int64
         assert draws.token_ids_R.device == CUDA
@@ -50,6 +52,11 @@ def test_a_batch_of_one_kind_runs_without_reading_the_device(kind):
 
 def test_a_mixed_batch_runs_without_reading_the_device():
     trace([*KINDS, *reversed(KINDS)])
+
+
+def test_a_batch_with_grammars_runs_without_reading_the_device():
+    bits = np.full((2, 64), 0x5A, dtype=np.uint8)
+    trace([*KINDS], TokenMasks(np.array([1, 7]), bits))
 
 
 def test_logprobs_of_a_prompt_run_without_reading_the_device():
