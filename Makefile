@@ -1,7 +1,8 @@
 # make serve    serve the bundled model on port 8000 (settings: NEXTTOKEN_* variables, or ARGS="--port 9000")
 # make test     run the tests
 #
-# Everything is installed into .venv on first use; needs Python 3.11 or newer, make and git.
+# Everything is installed into .venv on first use; needs Python 3.11 or newer, make and git, and g++ or clang++ for the
+# CPU kernels.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,15 +16,15 @@ CODE := server model tests benchmarks
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
-install: $(VENV)/.runtime
+install: $(VENV)/.kernels
 
-serve: $(VENV)/.runtime
+serve: $(VENV)/.kernels
 	@exec $(BIN)/nexttoken serve $(ARGS)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.kernels
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev $(VENV)/.kernels
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev
@@ -36,11 +37,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev $(VENV)/.kernels
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) model/kernels/cpu/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -52,6 +53,11 @@ $(VENV)/bin/python:
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing nexttoken (once; some minutes on a slow line)"
 	@$(PIP) --editable .
+	@touch $@
+
+# Compiled anew when its sources change; without a compiler one line says that torch computes instead.
+$(VENV)/.kernels: $(VENV)/.runtime $(wildcard model/kernels/cpu/*.cpp model/kernels/cpu/*.h) model/kernels/cpu/build.py
+	@$(BIN)/python -m model.kernels.cpu.build
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

@@ -1,10 +1,14 @@
 """From a model's directory to a runner that has run its first step."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from model.attention.base import AttentionBackend
+from model.attention.cpu import CpuAttention
 from model.attention.torch import TorchAttention
 from model.batch import Batch, Join, SamplingParams
 from model.config import ModelConfig
@@ -12,7 +16,11 @@ from model.description import ModelInfo, RunnerOptions
 from model.dtype import serving_dtype
 from model.errors import NotEnoughMemory, UnsupportedModel
 from model.families.registry import config_from_directory
-from model.kv_cache import KVCache, bytes_per_block
+from model.kernels.cpu.layout import WeightFormat
+from model.kernels.cpu.library import CpuKernels, unavailable
+from model.kernels.cpu.packing import Packer, packed_bytes
+from model.kv_cache import KVCache
+from model.kv_cache import bytes_per_block as torch_bytes_per_block
 from model.loader import load_weights
 from model.memory import available_memory
 from model.runner import ModelRunner
@@ -25,6 +33,9 @@ from model.transformer import Transformer
 MAX_STEP_TOKENS = {"cpu": 512, "cuda": 8192}
 # Share of the memory left after the weights that the KV cache takes on a CPU, where other programs live too.
 CPU_CACHE_SHARE = 0.25
+# Weights that one core's cache holds are read faster than several threads agree who reads what: with 2 M parameters one
+# thread was as fast as two on an idle machine, and ten times as fast where another program wanted a core as well.
+ONE_THREAD_BYTES = 16 * 2**20
 
 Progress = Callable[[str, float], None]
 """Told the phase of the start in words, and how far it is (0 to 1)."""
@@ -34,19 +45,37 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
     """Load the weights, size and allocate the KV cache, run a first step. Raises ModelError with one clear line."""
     directory = Path(options.model_dir)
     device = _device(options.device)
-    torch.set_num_threads(options.num_threads or available_cores())
     config = config_from_directory(directory)
-    dtype = serving_dtype(options.dtype, config, device)
+    against_kernels = _against_kernels(options, config, device)
+    dtype = serving_dtype(options.dtype, config, device, has_cpu_kernels=against_kernels is None)
+    against_kernels = against_kernels or CpuAttention.supports_cache(options.block_size, dtype)
+    if against_kernels and options.quantization != "none":
+        raise UnsupportedModel(f"--quantization {options.quantization} needs the CPU kernels, but {against_kernels}")
     max_model_len = _max_model_len(options.max_model_len, config)
     max_step_tokens = max(options.max_step_tokens or MAX_STEP_TOKENS[device.type], options.max_num_seqs)
     model = Transformer(config, dtype, device)
-    load_weights(model, directory, lambda fraction: progress("loading weights", fraction))
+    torch.set_num_threads(options.num_threads or _num_threads(model))
+    parameters = list(model.parameters())
+    num_parameters = sum(parameter.numel() for parameter in parameters)
+    weights_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    del parameters  # they would be held although they've been packed
+    kernels = None if against_kernels else CpuKernels(torch.get_num_threads())
+    loaded = functools.partial(progress, "loading weights")
+    if kernels is None:
+        load_weights(model, directory, loaded)
+    else:
+        load_weights(model, directory, loaded, Packer(model, kernels, _weight_format(options, dtype)).filled)
+        weights_bytes = packed_bytes(model)
+
+    def backend_with(num_blocks: int) -> AttentionBackend[Any]:
+        if kernels is not None:
+            return CpuAttention(kernels, config, num_blocks, options.block_size, dtype)
+        return TorchAttention(config, KVCache(config, num_blocks, options.block_size, dtype, device))
 
     def runner_with(num_blocks: int) -> ModelRunner:
-        cache = KVCache(config, num_blocks, options.block_size, dtype, device)
         return ModelRunner(
             model,
-            TorchAttention(config, cache),
+            backend_with(num_blocks),
             Sampler(options.max_num_seqs, config.vocab_size, config.eos_token_ids, device),
             max_num_seqs=options.max_num_seqs,
             max_model_len=max_model_len,
@@ -54,6 +83,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         )
 
     progress("warming up", 0.0)
+    bytes_per_block = torch_bytes_per_block if kernels is None else CpuAttention.bytes_per_block
     block_bytes = bytes_per_block(config, options.block_size, dtype)
     sequence_blocks = -(-max_model_len // options.block_size)
     largest = largest_batch(options.max_num_seqs, max_step_tokens, max_model_len, options.block_size)
@@ -68,13 +98,14 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         )
     runner = runner_with(num_blocks)
     runner.run(largest_batch(1, 1, 1, options.block_size))
-    weights = list(model.parameters())
     return runner, ModelInfo(
         architecture=config.architecture,
-        num_parameters=sum(weight.numel() for weight in weights),
+        num_parameters=num_parameters,
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
-        attention="torch",
+        attention="torch" if kernels is None else "paged",
+        kernels=f"torch, as {against_kernels}" if kernels is None else f"own kernels, {kernels.level}",
+        quantization=options.quantization,
         vocab_size=config.vocab_size,
         max_model_len=max_model_len,
         max_num_seqs=options.max_num_seqs,
@@ -83,7 +114,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         num_blocks=num_blocks,
         eos_token_ids=list(config.eos_token_ids),
         bos_token_id=config.bos_token_id,
-        weights_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
+        weights_bytes=weights_bytes,
         kv_cache_bytes=num_blocks * block_bytes,
     )
 
@@ -100,6 +131,24 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UnsupportedModel("device 'cuda' was asked for, but torch finds no usable GPU here")
     return device
+
+
+def _num_threads(model: Transformer) -> int:
+    weights_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    return 1 if weights_bytes <= ONE_THREAD_BYTES else available_cores()
+
+
+def _against_kernels(options: RunnerOptions, config: ModelConfig, device: torch.device) -> str | None:
+    """None where our own CPU kernels can compute the model, else the reason why not."""
+    if options.kernels == "torch":
+        return "--kernels torch says so"
+    return CpuAttention.supports(config, device) or unavailable()
+
+
+def _weight_format(options: RunnerOptions, dtype: torch.dtype) -> WeightFormat:
+    if options.quantization != "none":
+        return options.quantization
+    return "float32" if dtype == torch.float32 else "bfloat16"
 
 
 def _max_model_len(wanted: int | None, config: ModelConfig) -> int:

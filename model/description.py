@@ -1,6 +1,13 @@
 """What a runner is made with, and what it turned out to be: plain data, no torch."""
 
+from typing import Literal
+
 import msgspec
+
+Kernels = Literal["auto", "torch"]
+"""auto takes our own CPU kernels where they're built and fit the model; torch computes without them."""
+Quantization = Literal["none", "int8", "int4"]
+"""What the weights are rounded to while they load."""
 
 
 class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -9,6 +16,8 @@ class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
     model_dir: str
     device: str = "auto"
     dtype: str = "auto"
+    quantization: Quantization = "none"
+    kernels: Kernels = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 256
     max_step_tokens: int | None = None
@@ -27,6 +36,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     attention: str
     """Name of the attention back end."""
+    kernels: str = "torch"
+    """What computes: our own kernels with their instruction set, or torch with the reason why not ours."""
+    quantization: Quantization = "none"
     vocab_size: int
     max_model_len: int
     max_num_seqs: int

@@ -12,12 +12,14 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-def serving_dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
+def serving_dtype(name: str, config: ModelConfig, device: torch.device, *, has_cpu_kernels: bool) -> torch.dtype:
     """The dtype called `name`, or for "auto" the one that is fastest here.
 
     On a GPU that is the checkpoint's own 16-bit format, and bfloat16 for a float32 checkpoint (float16 where the card
-    is too old for bfloat16). On a CPU it is bfloat16 if the processor multiplies it in hardware (AVX512_BF16, AMX),
-    else float32: without such instructions bfloat16 products of several rows take many times as long.
+    is too old for bfloat16). On a CPU with our kernels it is bfloat16: weights and KV cache are stored in it, half as
+    much to read as float32 for every token, while activations and sums stay float32. With torch's kernels it is
+    bfloat16 if the processor multiplies it in hardware (AVX512_BF16, AMX), else float32: without such instructions
+    torch's bfloat16 products of several rows take many times as long.
     Raises UnsupportedModel for other names.
     """
     if name != "auto":
@@ -25,7 +27,7 @@ def serving_dtype(name: str, config: ModelConfig, device: torch.device) -> torch
             raise UnsupportedModel(f"dtype {name!r} is not supported; auto, {', '.join(DTYPES)} are")
         return DTYPES[name]
     if device.type == "cpu":
-        return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+        return torch.bfloat16 if has_cpu_kernels or _cpu_multiplies_bfloat16() else torch.float32
     if config.stored_dtype == "float16" or not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16

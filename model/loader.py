@@ -1,6 +1,7 @@
 """Fills a Transformer's parameters from the safetensors files of a checkpoint."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,12 +26,16 @@ PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def load_weights(
-    model: Transformer, directory: Path, progress: Callable[[float], None] = lambda fraction: None
+    model: Transformer,
+    directory: Path,
+    progress: Callable[[float], None] = lambda fraction: None,
+    filled: Callable[[str], None] = lambda parameter: None,
 ) -> None:
     """Copies every tensor of the checkpoint into the model, one at a time, converted to the model's dtype.
 
     Names, shapes and dtypes of all files are checked before the first copy. Calls `progress` with the fraction
-    loaded, from 0 to 1. Raises WeightMismatch, naming file and tensor, unless the files hold exactly the tensors of
+    loaded, from 0 to 1, and `filled` with a parameter's name once all of it is there: from then on the loader no longer
+    holds it. Raises WeightMismatch, naming file and tensor, unless the files hold exactly the tensors of
     the model's family and config; UnsupportedModel where the only weights are pickled.
     """
     family = FAMILIES[model.config.architecture]
@@ -39,11 +44,16 @@ def load_weights(
     _check_complete(weights, family, model)
     total = sum(weight.num_elements for in_file in weights.values() for weight in in_file)
     parameters = dict(model.named_parameters())
+    num_missing = Counter(weight.parameter for in_file in weights.values() for weight in in_file)
     done = 0
     progress(0.0)
     for path, in_file in weights.items():
         for weight in in_file:
             _copy(path, weight, parameters[weight.parameter])
+            num_missing[weight.parameter] -= 1
+            if num_missing[weight.parameter] == 0:
+                del parameters[weight.parameter]
+                filled(weight.parameter)
             done += weight.num_elements
             progress(done / total)
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model.attention.base import AttentionBackend, StepTensors
 from model.config import ModelConfig
@@ -72,5 +71,5 @@ class Transformer(nn.Module):
 
     def logits(self, hidden_RE: Tensor) -> Tensor:
         """What the hidden states say about the next token: logits_RV, float32."""
-        weight_VE = self.embedding.weight if self.head is None else self.head.weight
-        return functional.linear(hidden_RE, weight_VE).float()
+        logits_RV: Tensor = self.embedding.logits(hidden_RE) if self.head is None else self.head(hidden_RE)
+        return logits_RV.float()

@@ -9,10 +9,11 @@ def banner(settings: Settings, info: ModelInfo, address: tuple[str, int]) -> str
     """What is served where, and a line to paste. `address` is what the server listens on."""
     url = _url(*address) + settings.root_path
     key = ' -H "Authorization: Bearer $NEXTTOKEN_API_KEY"' if settings.api_key else ""
+    quantized = "" if info.quantization == "none" else f" with {info.quantization} weights"
     num_tokens = info.num_blocks * info.block_size
     rows = {
         "model": f"{info.architecture}, {_count(info.num_parameters)} parameters ({_size(info.weights_bytes)})",
-        "computes": f"in {info.dtype} on {info.device}, {info.attention} attention",
+        "computes": f"in {info.dtype}{quantized} on {info.device}, {info.attention} attention, {info.kernels}",
         "context": f"{info.max_model_len:,} tokens",
         "batch": f"up to {info.max_num_seqs:,} sequences and {info.max_step_tokens:,} tokens a step",
         "KV cache": f"{info.num_blocks:,} blocks of {info.block_size} = {num_tokens:,} tokens "

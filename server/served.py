@@ -66,7 +66,8 @@ class ServedModel:
     def fingerprint(self) -> str:
         """Changes when the same request with the same seed may give another text."""
         info = self.info
-        parts = (VERSION, self.name, info.architecture, info.num_parameters, info.dtype, info.device, info.attention)
+        model = (self.name, info.architecture, info.num_parameters, info.dtype, info.quantization)
+        parts = (VERSION, *model, info.device, info.attention, info.kernels)
         return "fp_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
 
 

@@ -12,6 +12,8 @@ from pydantic import ByteSize, Field, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from model.description import Kernels, Quantization
+
 BUNDLED_MODEL = "nexttoken-tiny"
 
 
@@ -44,6 +46,16 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="cpu, cuda or cuda:N; auto takes a GPU where there is one")
     dtype: str = Field(
         "auto", description="float32, bfloat16 or float16; auto takes what is fastest for the model on the device"
+    )
+    quantization: Quantization = Field(
+        "none",
+        description="Round weights while they load: int8 to half of bfloat16's size, int4 to under a third, "
+        "for speed and memory at some cost in quality; needs the CPU kernels",
+    )
+    kernels: Kernels = Field(
+        "auto",
+        description="auto computes with our own CPU kernels where they are built; torch does without them, "
+        "to rule them out when hunting a fault",
     )
     max_model_len: int | None = Field(None, ge=2, description="Longest context in tokens. Default: the model's own")
     max_num_seqs: int = Field(256, ge=1, le=4096, description="Most sequences that run at once")

@@ -1,14 +1,17 @@
 """Runs a Transformer on rows of tokens without the runner: scattered block tables over a poisoned cache."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.attention.base import StepTensors
+from model.attention.base import AttentionBackend, StepTensors
+from model.attention.cpu import CpuAttention
 from model.attention.torch import TorchAttention
 from model.config import ModelConfig
+from model.kernels.cpu.library import CpuKernels
 from model.kv_cache import KVCache
 from model.transformer import Transformer
 
@@ -31,19 +34,28 @@ class Stepper:
     block_size: int = 16
     max_len: int = 512
     seed: int = 0
+    kernels: CpuKernels | None = None
+    """Those that the model was packed for; None for the torch reference."""
+    cache_dtype: torch.dtype = torch.float32
+    """Of the kernels' cache."""
     num_computed: list[int] = field(default_factory=lambda: [0] * MAX_SLOTS)
 
     def __post_init__(self) -> None:
-        config: ModelConfig = self.model.config
         blocks_each = -(-self.max_len // self.block_size)
         num_blocks = MAX_SLOTS * blocks_each
-        self.cache = KVCache(config, num_blocks, self.block_size, self.model.dtype, self.model.device)
-        for keys, values in self.cache.layers:
-            keys.fill_(torch.nan)
-            values.fill_(torch.nan)
+        self.backend = self._backend(num_blocks)
         order = np.random.default_rng(self.seed).permutation(num_blocks).astype(np.int32)
         self.block_tables = order.reshape(MAX_SLOTS, blocks_each)
-        self.backend = TorchAttention(config, self.cache)
+
+    def _backend(self, num_blocks: int) -> AttentionBackend[Any]:
+        config: ModelConfig = self.model.config
+        if self.kernels is not None:
+            ours = CpuAttention(self.kernels, config, num_blocks, self.block_size, self.cache_dtype)
+            _poison(ours.layers)
+            return ours
+        cache = KVCache(config, num_blocks, self.block_size, self.model.dtype, self.model.device)
+        _poison(cache.layers)
+        return TorchAttention(config, cache)
 
     @torch.inference_mode()
     def step(self, rows: list[Row]) -> list[Tensor]:
@@ -74,3 +86,9 @@ class Stepper:
             self.step([Row(slot, token_ids[start : start + chunk])])[0] for start in range(0, len(token_ids), chunk)
         ]
         return torch.cat(parts)
+
+
+def _poison(layers: list[tuple[Tensor, Tensor]]) -> None:
+    for keys, values in layers:
+        keys.fill_(torch.nan)
+        values.fill_(torch.nan)

@@ -17,3 +17,7 @@ class Embedding(nn.Module):
     def forward(self, token_ids_T: Tensor) -> Tensor:
         """The tokens' vectors, x_TE."""
         return functional.embedding(token_ids_T, self.weight)
+
+    def logits(self, hidden_RE: Tensor) -> Tensor:
+        """The product with every token's vector, logits_RV, for a model whose head is its embedding."""
+        return functional.linear(hidden_RE, self.weight)

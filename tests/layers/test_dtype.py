@@ -27,7 +27,7 @@ CONFIG = ModelConfig(
 
 
 def auto(device: torch.device, stored: str | None) -> torch.dtype:
-    return serving_dtype("auto", dataclasses.replace(CONFIG, stored_dtype=stored), device)
+    return serving_dtype("auto", dataclasses.replace(CONFIG, stored_dtype=stored), device, has_cpu_kernels=False)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,15 @@ def auto(device: torch.device, stored: str | None) -> torch.dtype:
         ({"neon": True}, torch.float32),
     ],
 )
-def test_cpu_takes_bfloat16_only_where_it_multiplies_it_in_hardware(monkeypatch, capabilities, dtype):
+def test_torch_takes_bfloat16_on_a_cpu_only_where_it_multiplies_it_in_hardware(monkeypatch, capabilities, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert auto(CPU, "float32") == dtype
     assert auto(CPU, "float16") == dtype
+
+
+def test_our_cpu_kernels_take_bfloat16_whatever_the_processor_multiplies(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert serving_dtype("auto", CONFIG, CPU, has_cpu_kernels=True) == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -61,6 +66,6 @@ def test_gpu_takes_the_16_bits_of_the_checkpoint(monkeypatch, stored, has_bfloat
 
 
 def test_a_named_dtype_is_taken_and_an_unknown_one_refused():
-    assert serving_dtype("float16", CONFIG, CPU) == torch.float16
+    assert serving_dtype("float16", CONFIG, CPU, has_cpu_kernels=True) == torch.float16
     with pytest.raises(UnsupportedModel, match="int3"):
-        serving_dtype("int3", CONFIG, CPU)
+        serving_dtype("int3", CONFIG, CPU, has_cpu_kernels=True)

@@ -1,0 +1,164 @@
+"""Attention on a CPU with our own kernels: straight from a paged cache laid out for them, each token read once.
+
+A query's result depends on its context alone, bitwise: see model/kernels/cpu/attention.cpp.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.attention.base import StepTensors
+from model.config import ModelConfig
+from model.errors import NotEnoughMemory
+from model.kernels.cpu.library import FORMATS, CpuKernels, HeadsArguments, ProjectionsArguments, RowsArguments
+from model.layers.rope import Rotation
+
+# T tokens in the step, H query heads, K kv heads, D head size
+
+TILE = 16
+"""Keys that lie side by side, so that a vector holds one dimension of several keys."""
+MAX_HEAD_DIM = 256
+MAX_GROUP = 32
+"""Most query heads of one kv head."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuPlan:
+    """The rows of one step, as the kernels read them."""
+
+    rows: RowsArguments
+    columns: tuple[NDArray[np.int64] | NDArray[np.int32], ...]
+    """Keeps the memory that `rows` points to."""
+
+
+class CpuAttention:
+    """Holds the cache: float32 or bfloat16, keys `[tile, K, D, 16]` and values `[tile, K, 16, D]` for each layer."""
+
+    def __init__(
+        self, kernels: CpuKernels, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype
+    ) -> None:
+        """Raises NotEnoughMemory, naming the size, when there's no room for that many blocks."""
+        self.kernels = kernels
+        self.num_heads = config.num_heads
+        self.num_kv_heads = config.num_kv_heads
+        self.head_dim = config.head_dim
+        num_bytes = num_blocks * self.bytes_per_block(config, block_size, dtype)
+        num_tiles = num_blocks * block_size // TILE
+        try:
+            cache = torch.empty(num_bytes // dtype.itemsize, dtype=dtype)
+        except RuntimeError as error:
+            raise NotEnoughMemory(
+                f"no room for a KV cache of {num_blocks} blocks ({num_bytes / 2**30:.1f} GiB)"
+            ) from error
+        sizes = [num_tiles * size for size in _tile_sizes(config)] * config.num_layers
+        parts = iter(cache.split_with_sizes(sizes))
+        self.layers = [(keys, next(parts)) for keys in parts]
+        """For each layer the keys and values, flat."""
+        self._heads = [
+            HeadsArguments(
+                keys=keys.data_ptr(),
+                values=values.data_ptr(),
+                format=FORMATS[str(dtype).removeprefix("torch.")],
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads,
+                head_dim=config.head_dim,
+                block_size=block_size,
+                window=config.sliding_window or 0,
+            )
+            for keys, values in self.layers
+        ]
+
+    @staticmethod
+    def supports(config: ModelConfig, device: torch.device) -> str | None:
+        """See AttentionBackend."""
+        if device.type != "cpu":
+            return f"the CPU kernels run on the cpu, not on {device.type}"
+        if config.head_dim > MAX_HEAD_DIM:
+            return (
+                f"the CPU kernels take heads of at most {MAX_HEAD_DIM} dimensions, the model's have {config.head_dim}"
+            )
+        if config.num_heads // config.num_kv_heads > MAX_GROUP:
+            return f"the CPU kernels take at most {MAX_GROUP} query heads for a kv head"
+        return None
+
+    @staticmethod
+    def supports_cache(block_size: int, dtype: torch.dtype) -> str | None:
+        """None, or the reason why the cache can't have such blocks."""
+        if block_size % TILE:
+            return f"the CPU kernels need blocks of a multiple of {TILE} tokens, not {block_size}"
+        if dtype not in (torch.float32, torch.bfloat16):
+            return f"the CPU kernels compute in float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
+        return None
+
+    @staticmethod
+    def bytes_per_block(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+        """Bytes of one block's keys and values over all layers; a head's values are padded to 16 dimensions."""
+        return config.num_layers * block_size // TILE * sum(_tile_sizes(config)) * dtype.itemsize
+
+    def plan(
+        self,
+        slots: NDArray[np.int64],
+        num_computed: NDArray[np.int64],
+        num_new: NDArray[np.int64],
+        block_tables: NDArray[np.int32],
+    ) -> CpuPlan:
+        """See AttentionBackend. The block tables are read during the step, not copied."""
+        columns = tuple(np.ascontiguousarray(column, dtype=np.int64) for column in (slots, num_computed, num_new))
+        tables = np.ascontiguousarray(block_tables, dtype=np.int32)
+        rows = RowsArguments(
+            num_rows=len(slots),
+            slots=columns[0].ctypes.data,
+            num_computed=columns[1].ctypes.data,
+            num_new=columns[2].ctypes.data,
+            block_tables=tables.ctypes.data,
+            table_stride=tables.shape[1],
+            num_tokens=int(columns[2].sum()),
+        )
+        return CpuPlan(rows, (*columns, tables))
+
+    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, step: StepTensors[CpuPlan]) -> Tensor:
+        """See AttentionBackend."""
+        q, k, v = (x.float().contiguous() for x in (q_THD, k_TKD, v_TKD))
+        kv_stride = self.num_kv_heads * self.head_dim
+        projections = ProjectionsArguments(
+            queries=q.data_ptr(),
+            keys=k.data_ptr(),
+            values=v.data_ptr(),
+            query_stride=self.num_heads * self.head_dim,
+            key_stride=kv_stride,
+            value_stride=kv_stride,
+        )
+        return self._attend(layer, projections, step).to(q_THD.dtype)
+
+    def attend_projected(self, layer: int, qkv_TX: Tensor, rotation: Rotation, step: StepTensors[CpuPlan]) -> Tensor:
+        """`attend` on the float32 rows of the merged projection, [H + 2K heads of D], turning q and k on the way."""
+        start, stride = qkv_TX.data_ptr(), qkv_TX.shape[1]
+        first_key = self.num_heads * self.head_dim
+        first_value = first_key + self.num_kv_heads * self.head_dim
+        projections = ProjectionsArguments(
+            queries=start,
+            keys=start + 4 * first_key,
+            values=start + 4 * first_value,
+            query_stride=stride,
+            key_stride=stride,
+            value_stride=stride,
+            cosines=rotation.cos_T1D.data_ptr(),
+            sines=rotation.sin_T1D.data_ptr(),
+        )
+        return self._attend(layer, projections, step)
+
+    def _attend(self, layer: int, projections: ProjectionsArguments, step: StepTensors[CpuPlan]) -> Tensor:
+        rows = step.plan.rows
+        rows.write = step.write_T.data_ptr()
+        o_THD = torch.empty(rows.num_tokens, self.num_heads, self.head_dim)
+        self.kernels.attention(self._heads[layer], rows, projections, o_THD)
+        return o_THD
+
+
+def _tile_sizes(config: ModelConfig) -> tuple[int, int]:
+    """Numbers in one layer's tile of 16 keys, and in one of values."""
+    padded = -(-config.head_dim // TILE) * TILE
+    return config.num_kv_heads * config.head_dim * TILE, config.num_kv_heads * padded * TILE

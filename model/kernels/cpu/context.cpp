@@ -1,0 +1,142 @@
+// Threads and scratch memory of one engine.
+//
+// A job is a count of tasks left. Whoever takes one off by compare-and-swap owns a task of the current job: a job can't
+// end, and its fields can't change, before all of its tasks have returned. So a thread that comes late does no harm,
+// and none ever waits for one that the system has not scheduled, unless that one holds a task.
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "kernels.h"
+
+namespace {
+
+// How long a thread without work looks for more before it sleeps: longer than the gap between two kernels of a step
+// (a few microseconds of Python), far shorter than anyone would notice.
+constexpr auto SPIN = std::chrono::microseconds(50);
+constexpr int NUM_SCRATCHES = 4;
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+struct Context {
+  explicit Context(int threads) {
+    for (int i = 1; i < threads; ++i) workers.emplace_back([this] { work(); });
+  }
+
+  ~Context() {
+    {
+      const std::lock_guard<std::mutex> guard(mutex);
+      is_closing = true;
+    }
+    wake.notify_all();
+    for (std::thread& worker : workers) worker.join();
+    for (void* memory : memories) std::free(memory);
+  }
+
+  void run(int64_t num_tasks, void (*function)(void*, int64_t), void* data) {
+    if (workers.empty() || num_tasks == 1) {
+      for (int64_t i = 0; i < num_tasks; ++i) function(data, i);
+      return;
+    }
+    task = function;
+    argument = data;
+    total = num_tasks;
+    done.store(0, std::memory_order_relaxed);
+    left.store(num_tasks);
+    if (num_sleeping.load() > 0) {
+      const std::lock_guard<std::mutex> guard(mutex);
+      wake.notify_all();
+    }
+    take_tasks();
+    for (int i = 0; done.load(std::memory_order_acquire) != num_tasks; ++i) {
+      if (i < 1000) {
+        relax();
+      } else {
+        std::this_thread::yield();  // the thread that holds the last task may be waiting for this core
+      }
+    }
+  }
+
+  void take_tasks() {
+    int64_t count = left.load(std::memory_order_acquire);
+    while (count > 0) {
+      if (!left.compare_exchange_weak(count, count - 1, std::memory_order_acq_rel)) continue;
+      task(argument, total - count);
+      done.fetch_add(1, std::memory_order_release);
+      count = left.load(std::memory_order_acquire);
+    }
+  }
+
+  void work() {
+    while (true) {
+      take_tasks();
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 1; left.load(std::memory_order_relaxed) == 0; ++i) {
+        relax();
+        if (i % 64 == 0 && std::chrono::steady_clock::now() - start > SPIN) {
+          if (!sleep()) return;
+          break;
+        }
+      }
+    }
+  }
+
+  bool sleep() {
+    std::unique_lock<std::mutex> lock(mutex);
+    num_sleeping.fetch_add(1);
+    wake.wait(lock, [this] { return is_closing || left.load() > 0; });
+    num_sleeping.fetch_sub(1);
+    return !is_closing;
+  }
+
+  void (*task)(void*, int64_t) = nullptr;
+  void* argument = nullptr;
+  int64_t total = 0;
+  alignas(64) std::atomic<int64_t> left{0};
+  alignas(64) std::atomic<int64_t> done{0};
+  alignas(64) std::atomic<int> num_sleeping{0};
+  bool is_closing = false;
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::vector<std::thread> workers;
+  void* memories[NUM_SCRATCHES] = {};
+  size_t sizes[NUM_SCRATCHES] = {};
+};
+
+void run_parallel(Context* context, int64_t num_tasks, void (*task)(void*, int64_t), void* argument) {
+  context->run(num_tasks, task, argument);
+}
+
+int num_threads(const Context* context) { return int(context->workers.size()) + 1; }
+
+void* scratch(Context* context, int number, size_t num_bytes) {
+  if (context->sizes[number] < num_bytes) {
+    std::free(context->memories[number]);
+    const size_t size = (num_bytes + num_bytes / 4 + 4095) / 4096 * 4096;
+    context->memories[number] = std::aligned_alloc(64, size);
+    if (context->memories[number] == nullptr) std::abort();
+    context->sizes[number] = size;
+  }
+  return context->memories[number];
+}
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+Context* nexttoken_open(int threads) { return new Context(threads); }
+
+void nexttoken_close(Context* context) { delete context; }
+}

@@ -1,0 +1,87 @@
+// The data that Python hands over, and the functions that each instruction set has of its own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+struct Context;  // threads and scratch memory: see context.cpp
+
+enum Format : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
+enum Epilogue : int32_t { STORE = 0, ADD = 1, GATED = 2 };
+enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };
+
+// A matrix product y = f(norm(x) W^T + bias), W in the layout that layout.py describes.
+struct Linear {
+  const void* weight;
+  const uint16_t* scale;  // bfloat16, INT8 and INT4 alone
+  const float* bias;      // in the order of the panels, or null
+  const float* norm;      // weights of the RMSNorm that x goes through first, or null
+  float eps;
+  int32_t num_inputs;
+  int32_t num_outputs;  // columns of y: half of W's rows when GATED
+  Format format;
+  Epilogue epilogue;  // ADD: y += ..., GATED: y = activation(gate) * up
+  Activation activation;
+};
+
+// One layer's cache and heads.
+struct Heads {
+  void* keys;    // [tile][kv head][D][16 keys]
+  void* values;  // [tile][kv head][16 keys][D rounded up to 16]
+  Format format;
+  int32_t num_heads;
+  int32_t num_kv_heads;
+  int32_t head_dim;
+  int32_t block_size;
+  int32_t window;  // 0: none
+};
+
+// The rows of one step, as AttentionBackend.plan gets them.
+struct Rows {
+  int64_t num_rows;
+  const int64_t* slots;
+  const int64_t* num_computed;
+  const int64_t* num_new;
+  const int32_t* block_tables;
+  int64_t table_stride;
+  int64_t num_tokens;
+  const int64_t* write;  // flat cache position of each token
+};
+
+// What a step's tokens bring: float32, one row a token with the given distance between rows.
+struct Projections {
+  const float* queries;
+  const float* keys;
+  const float* values;
+  int64_t query_stride;
+  int64_t key_stride;
+  int64_t value_stride;
+  const float* cosines;  // [token][D], or null where queries and keys are turned already
+  const float* sines;
+};
+
+struct Kernels {
+  void (*linear)(Context*, const Linear*, const float* x, int64_t num_rows, float* y);
+  void (*norm)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows, float* y);
+  void (*attention)(Context*, const Heads*, const Rows*, const Projections*, float* out);
+};
+
+// Calls task(argument, i) once for each i below num_tasks, on all threads; returns when all have returned.
+void run_parallel(Context*, int64_t num_tasks, void (*task)(void*, int64_t), void* argument);
+int num_threads(const Context*);
+// Memory that stays valid until the next call with the same number; 64-byte aligned, not initialised.
+void* scratch(Context*, int number, size_t num_bytes);
+
+namespace {
+
+template <class Task>
+void parallel(Context* context, int64_t num_tasks, const Task& task) {
+  run_parallel(
+      context, num_tasks, [](void* self, int64_t i) { (*static_cast<const Task*>(self))(i); },
+      const_cast<Task*>(&task));
+}
+
+}  // namespace
+
+#define JOINED(name, level) name##_##level
+#define OF_LEVEL(name, level) JOINED(name, level)

@@ -1,0 +1,146 @@
+"""The transformer's layers on packed weights: each module here replaces one of model/layers once its weights are there.
+
+Activations are float32 throughout, whatever the weights are stored in.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.attention.base import StepTensors
+from model.attention.cpu import CpuAttention
+from model.config import Activation
+from model.kernels.cpu.layout import PackedWeight, WeightFormat, interleaved, pack, padded_bias
+from model.kernels.cpu.library import ACTIVATIONS, EPILOGUES, FORMATS, CpuKernels, LinearArguments
+from model.layers.attention import Attention
+from model.layers.embedding import Embedding
+from model.layers.linear import Linear
+from model.layers.mlp import GatedMLP
+from model.layers.norm import RMSNorm
+from model.layers.rope import Rotation
+
+# T tokens in the step, E hidden size, I inputs, O outputs, X rows of the merged q, k and v projection
+
+
+class CpuLinear:
+    """One matrix product, with what comes before it (an RMSNorm) and after it (bias, residual, gate) in one pass."""
+
+    def __init__(
+        self,
+        kernels: CpuKernels,
+        weight: PackedWeight,
+        bias: Tensor | None = None,
+        norm: RMSNorm | None = None,
+        epilogue: str = "store",
+        activation: Activation = "silu",
+    ) -> None:
+        """`bias` is in the order of the packed rows, padded to whole panels."""
+        self.kernels = kernels
+        self.weight = weight
+        self.num_outputs = weight.num_outputs // 2 if epilogue == "gated" else weight.num_outputs
+        self._bias = None if bias is None else bias.float().contiguous()
+        self._norm = None if norm is None else norm.weight.float().contiguous()
+        self._arguments = LinearArguments(
+            weight=weight.lines_PL64.data_ptr(),
+            scale=_pointer(weight.scale_PG16),
+            bias=_pointer(self._bias),
+            norm=_pointer(self._norm),
+            eps=norm.eps if norm else 0.0,
+            num_inputs=weight.num_inputs,
+            num_outputs=self.num_outputs,
+            format=FORMATS[weight.format],
+            epilogue=EPILOGUES[epilogue],
+            activation=ACTIVATIONS[activation],
+        )
+
+    def __call__(self, x_TI: Tensor) -> Tensor:
+        """The product, float32."""
+        y_TO = torch.empty(x_TI.shape[0], self.num_outputs)
+        self.kernels.linear(self._arguments, x_TI, y_TO)
+        return y_TO
+
+    def add_to(self, y_TO: Tensor, x_TI: Tensor) -> None:
+        """y += the product; for the epilogue `add`."""
+        self.kernels.linear(self._arguments, x_TI, y_TO)
+
+
+class CpuBlock(nn.Module):
+    """model.transformer.Block in five calls."""
+
+    def __init__(
+        self,
+        kernels: CpuKernels,
+        weight_format: WeightFormat,
+        attention_norm: RMSNorm,
+        attention: Attention,
+        mlp_norm: RMSNorm,
+        mlp: GatedMLP,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+
+        def packed(linear: Linear) -> tuple[PackedWeight, Tensor | None]:
+            return pack(linear.weight, weight_format), padded_bias(linear.bias)
+
+        self.layer = attention.layer
+        self.qkv = CpuLinear(kernels, *packed(attention.qkv), norm=attention_norm)
+        self.output = CpuLinear(kernels, *packed(attention.output), epilogue="add")
+        gate_up = pack(interleaved(mlp.gate_up.weight), weight_format, mlp.gate_up.weight.shape[0])
+        bias = None if mlp.gate_up.bias is None else interleaved(mlp.gate_up.bias)
+        self.gate_up = CpuLinear(kernels, gate_up, bias, mlp_norm, "gated", activation)
+        self.down = CpuLinear(kernels, *packed(mlp.down), epilogue="add")
+
+    def forward(self, x_TE: Tensor, rotation: Rotation, step: StepTensors[Any], backend: CpuAttention) -> Tensor:
+        """The hidden states after this layer, written over those before it."""
+        qkv_TX = self.qkv(x_TE)
+        o_THD = backend.attend_projected(self.layer, qkv_TX, rotation, step)
+        self.output.add_to(x_TE, o_THD.flatten(1))
+        self.down.add_to(x_TE, self.gate_up(x_TE))
+        return x_TE
+
+
+class CpuNorm(nn.Module):
+    """RMSNorm."""
+
+    def __init__(self, kernels: CpuKernels, norm: RMSNorm) -> None:
+        super().__init__()
+        self.kernels = kernels
+        self.register_buffer("weight", norm.weight.float(), persistent=False)
+        self.eps = norm.eps
+
+    def forward(self, x_TE: Tensor) -> Tensor:
+        """The normalised rows."""
+        return self.kernels.norm(self.get_buffer("weight"), self.eps, x_TE)
+
+
+class CpuEmbedding(nn.Module):
+    """Token ids to vectors and, where the head is tied to it, hidden states to logits: one packed matrix."""
+
+    def __init__(self, kernels: CpuKernels, weight_format: WeightFormat, embedding: Embedding) -> None:
+        super().__init__()
+        self.product = CpuLinear(kernels, pack(embedding.weight, weight_format))
+
+    def forward(self, token_ids_T: Tensor) -> Tensor:
+        """The tokens' vectors, x_TE float32."""
+        return self.product.weight.rows(token_ids_T)
+
+    def logits(self, hidden_RE: Tensor) -> Tensor:
+        """The product with every token's vector, logits_RV float32."""
+        return self.product(hidden_RE)
+
+
+class CpuHead(nn.Module):
+    """The head where it has weights of its own."""
+
+    def __init__(self, kernels: CpuKernels, weight_format: WeightFormat, head: Linear) -> None:
+        super().__init__()
+        self.product = CpuLinear(kernels, pack(head.weight, weight_format), padded_bias(head.bias))
+
+    def forward(self, hidden_RE: Tensor) -> Tensor:
+        """logits_RV, float32."""
+        return self.product(hidden_RE)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,288 @@
+// Matrix products of a few to many rows with weights packed in panels of 16 outputs (layout.py describes the layout).
+//
+// An output element is one lane of one register, to which all inputs are added in order: nothing about this sum depends
+// on the number of rows, on the thread or on the tile that it is computed in. That makes each row's result bitwise the
+// same whatever other rows are there.
+//
+// Few rows: each weight is read from memory once and meets all rows in registers. Many rows: a task keeps a chunk of
+// weights in the second-level cache and runs all rows past it.
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace {
+
+constexpr int PANEL = 16;
+constexpr int VECTORS = PANEL / LANES;  // of one panel
+constexpr int GROUP = 32;               // inputs that share a scale
+constexpr int64_t CHUNK_BYTES = 256 << 10;
+constexpr int64_t PARALLEL_ELEMENTS = 1 << 15;  // fewer are prepared faster than a thread wakes
+
+// Accumulators that leave registers for weights and inputs, and the most rows of a tile.
+#if defined(__AVX512F__)
+constexpr int ACCUMULATORS = 24, MAX_ROWS = 12;
+#elif defined(__AVX2__)
+constexpr int ACCUMULATORS = 12, MAX_ROWS = 6;
+#elif defined(__aarch64__)
+constexpr int ACCUMULATORS = 24, MAX_ROWS = 6;
+#else
+constexpr int ACCUMULATORS = 8, MAX_ROWS = 2;
+#endif
+
+constexpr int panels_at_once(int rows) {
+  const int fit = ACCUMULATORS / (rows * VECTORS);
+  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+}
+
+// How the two sides of a format meet: inputs in one 64-byte line of weights, and lines that share a scale.
+template <Format>
+struct Line;
+template <>
+struct Line<FLOAT32> {
+  static constexpr int INPUTS = 1, LINES = 1, PADDING = 1;
+};
+template <>
+struct Line<BFLOAT16> {
+  static constexpr int INPUTS = 2, LINES = 1, PADDING = 2;
+};
+template <>
+struct Line<INT8> {
+  static constexpr int INPUTS = 4, LINES = GROUP / 4, PADDING = GROUP;
+};
+template <>
+struct Line<INT4> {
+  static constexpr int INPUTS = 8, LINES = GROUP / 8, PADDING = GROUP;
+};
+
+// Weight number i of each output in a line.
+template <Format FORMAT>
+inline Floats weight_of(Words line, int i, Floats scale) {
+  if constexpr (FORMAT == FLOAT32) return reinterpret_cast<Floats>(line);
+  if constexpr (FORMAT == BFLOAT16) return reinterpret_cast<Floats>(i == 0 ? line << 16 : line & 0xffff0000u);
+  constexpr int BITS = 32 / Line<FORMAT>::INPUTS;
+  const Ints whole = reinterpret_cast<Ints>(line << (32 - BITS * (i + 1))) >> (32 - BITS);
+  return __builtin_convertvector(whole, Floats) * scale;
+}
+
+#if defined(__AVX512BF16__)
+constexpr bool HAS_DOT = true;
+inline Floats dot(Floats sum, Words weights, uint32_t pair) {
+  return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(weights),
+                                                   reinterpret_cast<__m512bh>(_mm512_set1_epi32(int(pair)))));
+}
+#else
+constexpr bool HAS_DOT = false;
+inline Floats dot(Floats sum, Words, uint32_t) { return sum; }
+#endif
+
+// x as a block of rows has it: [input][row] floats, or [pair of inputs][row] pairs of bfloat16 for the dot product.
+template <Format FORMAT>
+constexpr bool USES_PAIRS = HAS_DOT && FORMAT == BFLOAT16;
+
+struct Weights {
+  const char* weight;
+  const bfloat16* scale;
+  int64_t num_lines;  // of a panel
+};
+
+// ROWS x (PANELS * 16) sums over all inputs, to out with `width` floats a row.
+template <Format FORMAT, int ROWS, int PANELS>
+inline void tile(const Weights& w, int64_t panel, const float* x, float* out, int width) {
+  constexpr int COLUMNS = PANELS * VECTORS;
+  constexpr int INPUTS = Line<FORMAT>::INPUTS, LINES = Line<FORMAT>::LINES;
+  Floats sums[ROWS][COLUMNS] = {};
+  const int64_t panel_bytes = w.num_lines * 64;
+  const char* from = w.weight + panel * panel_bytes;
+  const int64_t num_groups = w.num_lines / LINES;
+  const bfloat16* scales = w.scale + panel * num_groups * PANEL;
+  const uint32_t* pairs = reinterpret_cast<const uint32_t*>(x);
+  for (int64_t group = 0; group < num_groups; ++group) {
+    Floats scale[COLUMNS] = {};
+    if constexpr (FORMAT == INT8 || FORMAT == INT4) {
+#pragma GCC unroll 16
+      for (int c = 0; c < COLUMNS; ++c) {
+        scale[c] = load(scales + (c / VECTORS * num_groups + group) * PANEL + c % VECTORS * LANES);
+      }
+    }
+#pragma GCC unroll 1
+    for (int line = 0; line < LINES; ++line, from += 64) {
+#pragma GCC unroll 16
+      for (int c = 0; c < COLUMNS; ++c) {
+        const Words words = load_words(from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4);
+        if constexpr (USES_PAIRS<FORMAT>) {
+#pragma GCC unroll 16
+          for (int row = 0; row < ROWS; ++row) sums[row][c] = dot(sums[row][c], words, pairs[row]);
+        } else {
+#pragma GCC unroll 16
+          for (int i = 0; i < INPUTS; ++i) {
+            const Floats weight = weight_of<FORMAT>(words, i, scale[c]);
+#pragma GCC unroll 16
+            for (int row = 0; row < ROWS; ++row) sums[row][c] += weight * x[i * ROWS + row];
+          }
+        }
+      }
+      x += INPUTS * ROWS;
+      pairs += ROWS;
+    }
+  }
+#pragma GCC unroll 16
+  for (int row = 0; row < ROWS; ++row) {
+#pragma GCC unroll 16
+    for (int c = 0; c < COLUMNS; ++c) store(out + row * width + c * LANES, sums[row][c]);
+  }
+}
+
+Floats activated(Floats x, Activation activation) {
+  if (activation == SILU) return x / (exponential(-x) + 1.0f);
+  if (activation == RELU) return maximum(x, filled(0.0f));
+  Floats y{};
+  for (int i = 0; i < LANES; ++i) {
+    const float cube = x[i] * x[i] * x[i];
+    const float inner = activation == GELU ? std::erf(x[i] * 0.70710678f) : std::tanh(0.79788456f * (x[i] + 0.044715f * cube));
+    y[i] = 0.5f * x[i] * (1.0f + inner);
+  }
+  return y;
+}
+
+// One row's sums of one panel (of a gate's and an up's panel when GATED) into y.
+void finish(const Linear& linear, const float* sums, int64_t panel, float* y_row) {
+  const bool is_gated = linear.epilogue == GATED;
+  const int64_t first = (is_gated ? panel / 2 : panel) * PANEL;
+  const int64_t count = linear.num_outputs - first < PANEL ? linear.num_outputs - first : PANEL;
+  float values[PANEL], old[PANEL] = {};
+  if (linear.epilogue == ADD) std::memcpy(old, y_row + first, count * 4);
+  for (int v = 0; v < PANEL; v += LANES) {
+    Floats value = load(sums + v);
+    if (linear.bias) value += load(linear.bias + panel * PANEL + v);
+    if (is_gated) {
+      Floats up = load(sums + PANEL + v);
+      if (linear.bias) up += load(linear.bias + (panel + 1) * PANEL + v);
+      value = activated(value, linear.activation) * up;
+    } else if (linear.epilogue == ADD) {
+      value += load(old + v);
+    }
+    store(values + v, value);
+  }
+  std::memcpy(y_row + first, values, count * 4);
+}
+
+// Panels first to last of a block of ROWS rows.
+template <Format FORMAT, int ROWS>
+void block(const Linear& linear, const Weights& w, int64_t first, int64_t last, const float* x, float* y) {
+  constexpr int AT_ONCE = panels_at_once(ROWS);
+  constexpr int64_t STEP = AT_ONCE < 2 ? 2 : AT_ONCE;  // a gate and its up are finished together
+  constexpr int WIDTH = STEP * PANEL;
+  alignas(64) float out[ROWS * WIDTH];
+  for (int64_t panel = first; panel < last; panel += STEP) {
+    const int count = int(last - panel < STEP ? last - panel : STEP);
+    int i = 0;
+    for (; i + AT_ONCE <= count; i += AT_ONCE) tile<FORMAT, ROWS, AT_ONCE>(w, panel + i, x, out + i * PANEL, WIDTH);
+    for (; i < count; ++i) tile<FORMAT, ROWS, 1>(w, panel + i, x, out + i * PANEL, WIDTH);
+    for (int row = 0; row < ROWS; ++row) {
+      for (int p = 0; p < count; p += linear.epilogue == GATED ? 2 : 1) {
+        finish(linear, out + row * WIDTH + p * PANEL, panel + p, y + row * linear.num_outputs);
+      }
+    }
+  }
+}
+
+template <Format FORMAT, int ROWS = MAX_ROWS>
+void block_of(int rows, const Linear& linear, const Weights& w, int64_t first, int64_t last, const float* x, float* y) {
+  if (rows == ROWS) return block<FORMAT, ROWS>(linear, w, first, last, x, y);
+  if constexpr (ROWS > 1) block_of<FORMAT, ROWS - 1>(rows, linear, w, first, last, x, y);
+}
+
+float inverse_norm(const float* x, int64_t size, float eps) {
+  Floats squares{};
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) squares += load(x + i) * load(x + i);
+  float total = sum(squares);
+  for (; i < size; ++i) total += x[i] * x[i];
+  return 1.0f / std::sqrt(total / float(size) + eps);
+}
+
+// A block of rows, normalised where asked, in the order in which `tile` reads it.
+template <bool PAIRS>
+void prepare(const Linear& linear, int64_t padded, const float* x, int rows, float* to) {
+  const int64_t size = linear.num_inputs;
+  float factor[MAX_ROWS];
+  for (int row = 0; row < rows; ++row) {
+    factor[row] = linear.norm ? inverse_norm(x + row * size, size, linear.eps) : 1.0f;
+  }
+  const auto value = [&](int64_t i, int row) {
+    const float raw = x[row * size + i];
+    return linear.norm ? raw * factor[row] * linear.norm[i] : raw;
+  };
+  if constexpr (PAIRS) {
+    uint32_t* pairs = reinterpret_cast<uint32_t*>(to);
+    for (int64_t i = 0; i + 1 < size; i += 2) {
+      for (int row = 0; row < rows; ++row) {
+        *pairs++ = to_bfloat16(value(i, row)) | uint32_t(to_bfloat16(value(i + 1, row))) << 16;
+      }
+    }
+    if (size % 2) {
+      for (int row = 0; row < rows; ++row) *pairs++ = to_bfloat16(value(size - 1, row));
+    }
+  } else {
+    for (int64_t i = 0; i < size; ++i) {
+      for (int row = 0; row < rows; ++row) *to++ = value(i, row);
+    }
+    std::memset(to, 0, (padded - size) * rows * 4);
+  }
+}
+
+template <Format FORMAT>
+void linear(Context* context, const Linear& l, const float* x, int64_t num_rows, float* y) {
+  constexpr int64_t PADDING = Line<FORMAT>::PADDING;
+  const int64_t padded = (l.num_inputs + PADDING - 1) / PADDING * PADDING;
+  const int64_t row_size = USES_PAIRS<FORMAT> ? padded / 2 : padded;
+  const Weights w{static_cast<const char*>(l.weight), l.scale, padded / Line<FORMAT>::INPUTS};
+  float* prepared = static_cast<float*>(scratch(context, 0, num_rows * row_size * 4));
+
+  // Blocks as equal as can be: 16 rows are 8 and 8, not 12 and 4.
+  const int64_t num_blocks = (num_rows + MAX_ROWS - 1) / MAX_ROWS;
+  const auto first_row = [=](int64_t b) { return b * num_rows / num_blocks; };
+  const auto prepare_block = [&](int64_t b) {
+    const int64_t first = first_row(b);
+    prepare<USES_PAIRS<FORMAT>>(l, padded, x + first * l.num_inputs, int(first_row(b + 1) - first),
+                                prepared + first * row_size);
+  };
+  if (num_rows * padded < PARALLEL_ELEMENTS) {
+    for (int64_t b = 0; b < num_blocks; ++b) prepare_block(b);
+  } else {
+    parallel(context, num_blocks, prepare_block);
+  }
+
+  const int64_t outputs_padded = (l.num_outputs + PANEL - 1) / PANEL;
+  const int64_t num_panels = l.epilogue == GATED ? 2 * outputs_padded : outputs_padded;
+  const int64_t num_pairs = (num_panels + 1) / 2;
+  const int64_t fit = CHUNK_BYTES / (2 * w.num_lines * 64);
+  const int64_t share = num_pairs / (num_threads(context) * 8);
+  const int64_t smaller = fit < share ? fit : share;
+  const int64_t per_task = smaller < 1 ? 1 : smaller;
+  parallel(context, (num_pairs + per_task - 1) / per_task, [&](int64_t task) {
+    const int64_t first = task * per_task * 2;
+    const int64_t last = first + per_task * 2 < num_panels ? first + per_task * 2 : num_panels;
+    for (int64_t b = 0; b < num_blocks; ++b) {
+      const int64_t row = first_row(b);
+      block_of<FORMAT>(int(first_row(b + 1) - row), l, w, first, last, prepared + row * row_size, y + row * l.num_outputs);
+    }
+  });
+}
+
+}  // namespace
+
+void OF_LEVEL(linear, LEVEL)(Context* context, const Linear* l, const float* x, int64_t num_rows, float* y) {
+  if (num_rows == 0) return;
+  if (l->format == FLOAT32) linear<FLOAT32>(context, *l, x, num_rows, y);
+  if (l->format == BFLOAT16) linear<BFLOAT16>(context, *l, x, num_rows, y);
+  if (l->format == INT8) linear<INT8>(context, *l, x, num_rows, y);
+  if (l->format == INT4) linear<INT4>(context, *l, x, num_rows, y);
+}
+
+void OF_LEVEL(norm, LEVEL)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows, float* y) {
+  for (int64_t row = 0; row < num_rows; ++row, x += size, y += size) {
+    const float factor = inverse_norm(x, size, eps);
+    for (int64_t i = 0; i < size; ++i) y[i] = x[i] * factor * weight[i];
+  }
+}

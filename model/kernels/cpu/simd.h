@@ -1,0 +1,104 @@
+// Vectors of one instruction set, written with the compiler's vector extensions: the same source is compiled once a level.
+//
+// Everything lives in an unnamed namespace. A template with external linkage would be merged by the linker across
+// levels, and a processor without AVX-512 could then run code that was compiled for it.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;  // SSE2 and NEON
+#endif
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+typedef Floats FloatsAnywhere __attribute__((aligned(4), may_alias));
+typedef Words WordsAnywhere __attribute__((aligned(4), may_alias));
+typedef Halves HalvesAnywhere __attribute__((aligned(2), may_alias));
+
+typedef uint16_t bfloat16;  // the upper half of a float's bits
+
+inline Floats load(const float* from) { return *reinterpret_cast<const FloatsAnywhere*>(from); }
+
+inline Floats load(const bfloat16* from) {
+  const Halves halves = *reinterpret_cast<const HalvesAnywhere*>(from);
+  return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
+}
+
+inline Words load_words(const void* from) { return *static_cast<const WordsAnywhere*>(from); }
+
+inline void store(float* to, Floats value) { *reinterpret_cast<FloatsAnywhere*>(to) = value; }
+
+inline Floats filled(float value) { return Floats{} + value; }
+
+inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
+
+// Lane by lane in order: the same sum at every level that has these lanes, whatever came before.
+inline float sum(Floats value) {
+  float total = 0;
+  for (int i = 0; i < LANES; ++i) total += value[i];
+  return total;
+}
+
+inline float largest(Floats value) {
+  float best = value[0];
+  for (int i = 1; i < LANES; ++i) best = value[i] > best ? value[i] : best;
+  return best;
+}
+
+// Rounds to nearest, ties to even, as torch does. A NaN stays one.
+inline bfloat16 to_bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
+}
+
+inline float to_float(float value) { return value; }
+
+inline float to_float(bfloat16 value) {
+  const uint32_t bits = uint32_t(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
+}
+
+inline void put(float* to, float value) { *to = value; }
+inline void put(bfloat16* to, float value) { *to = to_bfloat16(value); }
+
+// e^x by Cephes' polynomial (Moshier), within 2 units in the last place. exactly 1 at 0, exactly 0 below -87.
+inline Floats exponential(Floats x) {
+  const Floats low = filled(-87.0f), high = filled(88.0f);
+  Floats clamped = x > high ? high : x;
+  clamped = clamped < low ? low : clamped;
+  const float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number in the lowest bits
+  const Floats shifted = clamped * 1.44269504088896341f + round;
+  const Ints exponent = reinterpret_cast<Ints>(shifted) - reinterpret_cast<Ints>(filled(round));
+  const Floats whole = shifted - round;
+  const Floats r = (clamped - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  Floats p = filled(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const Floats power = reinterpret_cast<Floats>((exponent + 127) << 23);
+  return x < low ? filled(0.0f) : p * power;
+}
+
+}  // namespace
