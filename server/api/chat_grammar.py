@@ -45,7 +45,7 @@ async def answer_form(
         return AnswerForm(None, plan, warnings)
     if len(text) > MAX_GRAMMAR_CHARS:
         raise InvalidRequest(f"the tools have more than {MAX_GRAMMAR_CHARS} characters", param=tools.param)
-    whole = Form(tools.param if tools.functions else "response_format", Grammar("ebnf", text))
+    whole = Form(form.param if form is not None and not tools.functions else tools.param, Grammar("ebnf", text))
     try:
         warnings += await door.check(whole, model)
     except InvalidRequest:

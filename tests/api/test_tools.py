@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, get_args
 
 import openai
 import pytest
@@ -13,10 +13,12 @@ from server.app import create_app
 from server.served import ServedModel, ServedModels
 from server.settings import Settings
 from server.text.dialect import dialect_of
+from server.text.reasoning import TAGS
 from server.text.template import ChatTemplate
+from server.text.tool_formats.registry import FORMATS
 from tests.api.serving import TOKENIZER, Served, ask, chat, listening, refused, stream
 from tests.api.test_openai_schemas import CHAT, CHUNK
-from tests.fakes import TEMPLATE, ScriptedEngine, says
+from tests.fakes import END, START, TEMPLATE, ScriptedEngine, says
 
 PATH = "/v1/chat/completions"
 TOOLS: list[dict[str, Any]] = [
@@ -256,6 +258,24 @@ def test_the_parser_can_be_set() -> None:
     assert "--tool-call-parser" in error["message"]
 
 
+def test_special_tokens_that_are_marks_stay_in_the_text() -> None:
+    ids = TOKENIZER.encode(f"a{START}b{END}", add_special_tokens=False)
+    assert TOKENIZER.detokenizer(kept=[START, "<no token>"]).push(ids) == f"a{START}b"
+
+
+def test_the_settings_offer_every_parser() -> None:
+    fields = Settings.model_fields
+    assert get_args(fields["tool_call_parser"].annotation) == ("auto", *sorted(FORMATS))
+    assert get_args(fields["reasoning_parser"].annotation) == ("auto", "none", *TAGS)
+
+
+def test_each_choice_has_calls_of_its_own() -> None:
+    chunks = stream(tool_server(CALL), PATH, tools=TOOLS, n=2)
+    for index in range(2):
+        own = [{**chunk, "choices": [c for c in chunk["choices"] if c["index"] == index]} for chunk in chunks]
+        assert called(add_up(own)[0]) == [("weather", '{"town": "Köln"}')]
+
+
 NAMED = {"type": "function", "function": {"name": "nope"}}
 
 
@@ -329,6 +349,14 @@ def test_thoughts_are_counted() -> None:
     thought = usage["completion_tokens_details"]["reasoning_tokens"]
     assert abs(thought - len(THOUGHT)) <= 4
     assert chat(tool_server("Yes."))["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
+
+
+def test_a_form_that_leaves_no_room_for_thoughts_has_none() -> None:
+    message, _ = only(chat(tool_server("<think>a", "thinking"), guided_regex=".*"))
+    assert message["content"] == "<think>a"
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    message, _ = only(chat(tool_server(THOUGHT + "{}", "thinking"), response_format=schema))
+    assert (message["reasoning"], message["content"]) == ("Let me think.", "{}")
 
 
 def test_effort_switches_thinking_on_and_off() -> None:
