@@ -16,6 +16,8 @@ from server.api.error_responses import install_error_handlers
 from server.api.health import health_router, metrics_router, version_router
 from server.api.models import models_router
 from server.api.observe import Observe
+from server.api.resumable import ResumableStreams
+from server.api.streams import streams_router
 from server.api.tokenize import tokenize_router
 from server.metrics import Metrics
 from server.served import ServedModels
@@ -54,13 +56,20 @@ def create_app(
         openapi_url=None,
     )
     metrics = Metrics(lambda: ((model.name, model.engine) for model in served))
-    api = ApiContext(served=served, settings=settings, keys=KeyRing(settings.api_key), metrics=metrics)
+    api = ApiContext(
+        served=served,
+        settings=settings,
+        keys=KeyRing(settings.api_key),
+        metrics=metrics,
+        streams=ResumableStreams(settings.stream_resume_s),
+    )
     needs_key = [Depends(api.keys.require)]
     app.include_router(health_router(api))
     app.include_router(metrics_router(api), dependencies=[] if settings.metrics_open else needs_key)
     for router in (
         completions_router(api),
         chat_router(api),
+        streams_router(api),
         models_router(api),
         tokenize_router(api),
         version_router(version),

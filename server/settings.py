@@ -97,6 +97,13 @@ class Settings(BaseSettings):
     keep_alive_s: int = Field(
         75, ge=1, description="Seconds an idle connection stays open; more than a proxy in front keeps its own"
     )
+    stream_resume_s: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="Seconds that a stream asked for with x-resumable goes on, or stays readable, without its client; "
+        "0 turns that off",
+    )
     drain_timeout_s: float = Field(
         60, ge=0, description="After SIGTERM, seconds that running requests may take to finish"
     )

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.choice_text import Piece, Token
+from server.api.context import ApiContext
 from server.api.disconnect import until_disconnected
 from server.api.exchange import Exchange, exchange_of
 from server.api.generation import Run
@@ -42,22 +43,41 @@ class Shape(Protocol):
         """The whole answer."""
 
 
-async def respond(request: Request, run: Run, shape: Shape) -> Response:
+async def respond(api: ApiContext, request: Request, run: Run, shape: Shape) -> Response:
     """The answer in the form that the client asked for. Raises ClientDisconnected if it no longer waits."""
     exchange = exchange_of(request)
+    is_resumable = _wants_resumable(api, request, run)
     if run.request.stream:
-        return EventStream(_events(run, shape, exchange))
+        events = _events(run, shape, exchange)
+        if not is_resumable:
+            return EventStream(events)
+        kept = api.streams.keep(api.keys.identify(request), exchange.request_id, events)
+        return EventStream(kept.read(), first_id=1)
     texts = await until_disconnected(request.receive, _fold(run))
     _log_usage(run, exchange)
     return Response(msgspec.json.encode(shape.answer(texts, run.usage())), media_type="application/json")
+
+
+def _wants_resumable(api: ApiContext, request: Request, run: Run) -> bool:
+    """Whether the stream is to be kept for a client that comes back; a warning where that can't be."""
+    if request.headers.get("x-resumable", "").lower() not in ("1", "true"):
+        return False
+    if not run.request.stream:
+        reason = "the answer is not streamed"
+    elif not api.streams.is_on:
+        reason = "the server is set not to keep streams"
+    else:
+        return True
+    exchange_of(request).warnings.append(f"x-resumable has no effect: {reason}")
+    return False
 
 
 async def _events(run: Run, shape: Shape, exchange: Exchange) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(run.pieces()) as pieces:
             async for piece in pieces:
-                if data := b"".join(map(event, shape.chunks(piece))):
-                    yield data
+                for chunk in shape.chunks(piece):
+                    yield event(chunk)
     finally:
         _log_usage(run, exchange)
     options = run.request.stream_options

@@ -49,7 +49,7 @@ def chat_router(api: ApiContext) -> APIRouter:
         exchange_of(request).warnings += form.warnings
         params = structs.replace(body.sampling_params(len(encoded.token_ids), limits), grammar=form.grammar)
         run = api.run(request, body, model, [Prompt(encoded.token_ids, params)], form.plan)
-        return await respond(request, run, ChatShape(body, model, exchange_of(request).warnings))
+        return await respond(api, request, run, ChatShape(body, model, exchange_of(request).warnings))
 
     return router
 

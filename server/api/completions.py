@@ -41,7 +41,7 @@ def completions_router(api: ApiContext) -> APIRouter:
         body.check(limits)
         exchange_of(request).warnings += await api.grammars.check(body.form(), model)
         run = api.run(request, body, model, await _prompts(body, model, limits))
-        return await respond(request, run, _CompletionShape(body, model, exchange_of(request).warnings))
+        return await respond(api, request, run, _CompletionShape(body, model, exchange_of(request).warnings))
 
     return router
 

@@ -12,6 +12,7 @@ from server.api.body import json_body
 from server.api.exchange import exchange_of
 from server.api.generation import Prompt, Run
 from server.api.grammars import GrammarDoor
+from server.api.resumable import ResumableStreams
 from server.errors import InvalidRequest
 from server.metrics import Metrics
 from server.protocol.common import GenerationRequest, Limits
@@ -38,6 +39,8 @@ class ApiSettings(Protocol):
     def max_logprobs(self) -> int: ...
     @property
     def strict_fields(self) -> bool: ...
+    @property
+    def stream_resume_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class ApiContext:
     settings: ApiSettings
     keys: KeyRing
     metrics: Metrics
+    streams: ResumableStreams
     grammars: GrammarDoor = field(default_factory=GrammarDoor)
 
     def body(self, model: type[T]) -> Callable[[Request], Awaitable[T]]:

@@ -41,20 +41,27 @@ def error_event(error: RequestError) -> bytes:
 
 
 class EventStream(Response):
-    """Sends events as they come, then [DONE].
+    """Sends events as they come, then [DONE]. Each one that the generator yields is one event.
 
     Headers wait for the first event, so that a refusal keeps its status; at most `keep_alive_s`, after which a comment
     goes out, and again whenever nothing was sent for so long. A client that leaves ends the events at once.
+
+    Events have an id where a client may come back for those after it. Others have none: SSE readers that know of
+    `data:` lines alone are common, in load generators above all, and would fail at each.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], keep_alive_s: float = KEEP_ALIVE_S) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], keep_alive_s: float = KEEP_ALIVE_S, first_id: int | None = None
+    ) -> None:
+        """`first_id`: the id of the first event, from which the others count on; None for no ids."""
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._events = events
         self._keep_alive_s = keep_alive_s
+        self._next_id = first_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the stream. Raises what the events raise, as long as no header was sent."""
@@ -73,18 +80,24 @@ class EventStream(Response):
         try:
             async with aclosing(self._events) as events:
                 async for data in events:
-                    await writer.write(data)
+                    await writer.write(self._with_id(data))
         except Exception as error:
             if not writer.has_started:
                 raise
             if not isinstance(error, RequestError):
                 logger.exception("event=stream_failed request_id=%s", request_id)
                 error = unexpected(request_id)
-            await writer.write(error_event(error))
+            await writer.write(self._with_id(error_event(error)))
         finally:
             keep_alive.cancel()
-        await writer.write(DONE)
+        await writer.write(self._with_id(DONE))
         await writer.end()
+
+    def _with_id(self, data: bytes) -> bytes:
+        if self._next_id is None:
+            return data
+        self._next_id += 1
+        return b"id: %d\n" % (self._next_id - 1) + data
 
 
 class _Writer:
