@@ -35,6 +35,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float = 0.0
     """Subtracted from a token's logit for each time it was generated."""
     logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    """If not empty, nothing else can be drawn."""
     seed: int = 0
     """64 bits. Draw number i of choice c is a function of (seed, c, i) and the logits, of nothing else."""
     ignore_eos: bool = False
@@ -84,6 +86,8 @@ class Batch:
     num_new: list[int] = field(default_factory=list)
     is_sampled: list[bool] = field(default_factory=list)
     """Whether the row reaches the sequence's last known token, so that the next one is drawn."""
+    drafts: dict[int, list[int]] = field(default_factory=dict)
+    """By row: guesses of the tokens after the last known one, which `num_new` counts. After each a token is drawn."""
     joins: list[Join] = field(default_factory=list)
     block_slots: list[int] = field(default_factory=list)
     """With the next two: `block_tables[block_slots[i], block_indexes[i]] = block_ids[i]` before this step."""
@@ -97,6 +101,8 @@ class StepOutput:
 
     token_ids: list[int]
     """The drawn token; `NOT_SAMPLED` for rows that draw none, `NO_TOKEN` where the logits hold a NaN or allow none."""
+    accepted: dict[int, list[int]] = field(default_factory=dict)
+    """By row with drafts: the tokens drawn after the first, as long as all drafts before them were right."""
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     """By row, for sampled rows whose sequence asked."""
     prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)

@@ -35,8 +35,10 @@ class _Rows:
     num_new: NDArray[np.int64]
     ends: NDArray[np.int64]
     """Where each row's tokens end among the step's tokens."""
-    sampled: NDArray[np.int64]
-    """The rows that draw."""
+    drawn: NDArray[np.int64]
+    """The row of each draw: those that draw, once, and once more for each of their drafts."""
+    num_after: NDArray[np.int64]
+    """How many of its row's draws come after each."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,9 +47,11 @@ class Results:
 
     num_top: list[int | None]
     """By row of the batch: how many of the most likely tokens its sequence wants listed beside a drawn one."""
-    sampled: list[int]
-    """The rows that draw, in the order of `draws`."""
+    drawn: list[int]
+    """The row of each of `draws`."""
     draws: Draws | None
+    drafts: dict[int, list[int]]
+    """By row: the guesses that its draws are held against."""
     prompt_logprobs: dict[int, list[Listed]]
     """By row, in pieces."""
 
@@ -92,19 +96,25 @@ class ModelRunner:
     def enqueue(self, batch: Batch) -> Results:
         """The device's part of `run`, for none of which the host waits."""
         self._take_in(batch)
+        num_draws = np.array(batch.is_sampled, dtype=np.int64)
+        for row, draft in batch.drafts.items():
+            num_draws[row] += len(draft)
         rows = _Rows(
             slots=np.array(batch.slots, dtype=np.int64),
             num_computed=np.array(batch.num_computed, dtype=np.int64),
             num_new=np.array(batch.num_new, dtype=np.int64),
             ends=np.cumsum(batch.num_new),
-            sampled=np.flatnonzero(batch.is_sampled),
+            drawn=np.repeat(np.arange(len(num_draws)), num_draws),
+            num_after=np.repeat(np.cumsum(num_draws), num_draws) - np.arange(num_draws.sum()) - 1,
         )
+        self._write_drafts(batch)
         params = [self._joins[slot].params for slot in batch.slots]
         hidden_TE = self._model(self._step_tensors(rows), self._backend)
         return Results(
             num_top=[p.logprobs for p in params],
-            sampled=rows.sampled.tolist(),
-            draws=self._sample(hidden_TE, rows) if rows.sampled.size else None,
+            drawn=rows.drawn.tolist(),
+            draws=self._sample(hidden_TE, rows) if rows.drawn.size else None,
+            drafts=batch.drafts,
             prompt_logprobs={
                 row: list(self._prompt_logprobs(hidden_TE, rows, row))
                 for row, p in enumerate(params)
@@ -117,12 +127,26 @@ class ModelRunner:
         if batch.joins:
             self._joins |= {join.slot: join for join in batch.joins}
             places = [self._places(np.int64(join.slot), np.arange(len(join.token_ids))) for join in batch.joins]
-            token_ids = [join.token_ids for join in batch.joins]
-            places_N, token_ids_N = self._to_device(np.stack((np.concatenate(places), np.concatenate(token_ids))))
-            self._token_list.index_copy_(0, places_N, token_ids_N.int())
+            self._write_tokens(places, [join.token_ids for join in batch.joins])
         self._sampler.join(batch.joins)
         self._matchers.join(batch.joins)
         self._block_tables[batch.block_slots, batch.block_indexes] = batch.block_ids
+
+    def _write_drafts(self, batch: Batch) -> None:
+        """Put guesses where the next tokens will stand."""
+        if not batch.drafts:
+            return
+        places = [
+            self._places(
+                np.int64(batch.slots[row]), batch.num_computed[row] + batch.num_new[row] + np.arange(-len(draft), 0)
+            )
+            for row, draft in batch.drafts.items()
+        ]
+        self._write_tokens(places, list(batch.drafts.values()))
+
+    def _write_tokens(self, places: list[NDArray[np.int64]], token_ids: list[list[int]]) -> None:
+        places_N, token_ids_N = self._to_device(np.stack((np.concatenate(places), np.concatenate(token_ids))))
+        self._token_list.index_copy_(0, places_N, token_ids_N.int())
 
     def _step_tensors(self, rows: _Rows) -> StepTensors[Any]:
         starts = rows.ends - rows.num_new
@@ -140,9 +164,10 @@ class ModelRunner:
         )
 
     def _sample(self, hidden_TE: Tensor, rows: _Rows) -> Draws:
-        slots = rows.slots[rows.sampled]
-        num_tokens = (rows.num_computed + rows.num_new)[rows.sampled]
-        last_R, next_R = self._to_device(np.stack((rows.ends[rows.sampled] - 1, self._places(slots, num_tokens))))
+        slots = rows.slots[rows.drawn]
+        num_tokens = (rows.num_computed + rows.num_new)[rows.drawn] - rows.num_after
+        last = rows.ends[rows.drawn] - 1 - rows.num_after
+        last_R, next_R = self._to_device(np.stack((last, self._places(slots, num_tokens))))
         logits_RV = self._model.logits(hidden_TE.index_select(0, last_R))
         # Computed while the device, which was only told what to do, computes the logits.
         masks = self._matchers.masks(slots.tolist())
@@ -174,8 +199,13 @@ def _read(results: Results) -> StepOutput:
     """Wait for the device, and bring the results over."""
     output = StepOutput(token_ids=[NOT_SAMPLED] * len(results.num_top))
     if results.draws is not None:
-        for row, token_id in zip(results.sampled, results.draws.token_ids_R.tolist(), strict=True):
-            output.token_ids[row] = token_id
+        drawn: dict[int, list[int]] = {}
+        for row, token_id in zip(results.drawn, results.draws.token_ids_R.tolist(), strict=True):
+            drawn.setdefault(row, []).append(token_id)
+        for row, token_ids in drawn.items():
+            output.token_ids[row] = token_ids[0]
+            if row in results.drafts:
+                output.accepted[row] = _accepted(token_ids, results.drafts[row])
         _list_draws(results.draws, results, output)
     for row, pieces in results.prompt_logprobs.items():
         if pieces:
@@ -183,11 +213,19 @@ def _read(results: Results) -> StepOutput:
     return output
 
 
+def _accepted(token_ids: list[int], draft: list[int]) -> list[int]:
+    """The draws after the first that follow right drafts: a wrong one makes all that was computed after it void."""
+    num_right = next(
+        (i for i, (token, guess) in enumerate(zip(token_ids, draft, strict=False)) if token != guess), len(draft)
+    )
+    return [token for token in token_ids[1 : num_right + 1] if token >= 0]
+
+
 def _list_draws(draws: Draws, results: Results, output: StepOutput) -> None:
     if draws.chosen_logprob_R is None or draws.top_ids_RK is None or draws.top_RK is None:
         return
     entries = _entries(draws.chosen_logprob_R, draws.top_ids_RK, draws.top_RK)
-    for row, entry in zip(results.sampled, entries, strict=True):
+    for row, entry in zip(results.drawn, entries, strict=True):
         num_top = results.num_top[row]
         if num_top is not None:
             output.logprobs[row] = TokenLogprobs(entry.chosen, entry.top_ids[:num_top], entry.top[:num_top])

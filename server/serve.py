@@ -210,7 +210,7 @@ def _worker_config(settings: Settings, directory: Path) -> WorkerConfig:
         gpu_memory_utilization=settings.gpu_memory_utilization,
         num_threads=settings.num_threads,
     )
-    return WorkerConfig(runner=options, prefix_caching=settings.enable_prefix_caching)
+    return WorkerConfig(runner=options, prefix_caching=settings.enable_prefix_caching, speculation=settings.speculation)
 
 
 def _set_up_logging(level: str) -> None:

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of the GPU's memory that weights, steps and KV cache may take together"
     )
+    speculation: bool = Field(
+        True, description="Guess tokens from the text so far and verify several in one step where that is faster"
+    )
     enable_prefix_caching: bool = Field(True, description="Reuse the KV cache of prompts that begin alike")
     num_threads: int | None = Field(
         None, ge=1, description="Threads to compute with on a CPU. Default: the cores that this container may use"

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Literal, Protocol
 
@@ -85,6 +86,7 @@ class Engine(Protocol):
         num_choices: int = 1,
         priority: int = 0,
         cache_salt: str = "",
+        prediction_ids: Sequence[int] = (),
     ) -> AbstractAsyncContextManager[Generation]:
         """Generate; leaving the block, for whatever reason, aborts what is not finished.
 
@@ -105,6 +107,7 @@ class _Choice:
         "num_read",
         "prompt_logprobs",
         "sequence_id",
+        "started_at",
     )
 
     def __init__(self, generation: "_Generation", index: int, sequence_id: int) -> None:
@@ -114,6 +117,7 @@ class _Choice:
         self.emitted: list[int] = []
         self.num_read = 0
         self.num_cached = 0
+        self.started_at: float | None = None
         self.logprobs: list[TokenLogprobs] = []
         self.prompt_logprobs: list[TokenLogprobs] = []
         self.finished: Finished | None = None
@@ -121,7 +125,12 @@ class _Choice:
     def take(self) -> Output:
         """Everything since the last call."""
         params, first = self.generation.params, self.num_read == 0
-        output = Output(index=self.index, token_ids=self.emitted[self.num_read :], num_cached=self.num_cached)
+        output = Output(
+            index=self.index,
+            token_ids=self.emitted[self.num_read :],
+            num_cached=self.num_cached,
+            started_at=self.started_at,
+        )
         self.num_read = len(self.emitted)
         if params.logprobs is not None:
             output.logprobs, self.logprobs = self.logprobs, []
@@ -131,6 +140,7 @@ class _Choice:
             output.finish_reason = self.finished.reason
             output.stop_token_id = self.finished.stop_token_id
             output.error = self.finished.error
+            output.num_accepted, output.num_rejected = self.finished.num_accepted, self.finished.num_rejected
         return output
 
 
@@ -142,6 +152,7 @@ class _Generation:
         self.params = params
         self.priority = priority
         self.cache_salt = ""
+        self.prediction_ids: list[int] = []
         self.choices: dict[int, _Choice] = {}
         """The choices whose end was not read yet, by index."""
         self.num_deaths = 0
@@ -194,6 +205,7 @@ class _Generation:
             choices=choices,
             priority=self.priority,
             cache_salt=self.cache_salt,
+            prediction_ids=self.prediction_ids,
         )
 
 
@@ -274,11 +286,13 @@ class EngineClient:
         num_choices: int = 1,
         priority: int = 0,
         cache_salt: str = "",
+        prediction_ids: Sequence[int] = (),
     ) -> AsyncIterator[Generation]:
         """Generate; leaving the block, for whatever reason, aborts what is not finished."""
         self._check_admission(num_choices)
         generation = _Generation(self, prompt_ids, params, priority)
         generation.cache_salt = cache_salt
+        generation.prediction_ids = list(prediction_ids)
         first_id = self._next_id
         self._next_id += num_choices
         for index in range(num_choices):
@@ -419,6 +433,8 @@ class EngineClient:
             choice = choices.get(started.sequence_id)
             if choice is not None and not choice.emitted:  # in a new worker it isn't started for the first time
                 choice.num_cached = started.num_cached
+                # The step's message comes at its end.
+                choice.started_at = time.monotonic() - step.duration_s
         for sequence_id, entries in step.prompt_logprobs.items():
             if choice := choices.get(sequence_id):
                 choice.prompt_logprobs += entries

@@ -2,9 +2,10 @@
 
 from typing import Literal, Protocol
 
-from model.batch import Batch, StepOutput
+from model.batch import Batch, SamplingParams, StepOutput
 from model.constraint import Constraint
 from model.grammar import Vocabulary
+from server.engine.drafting import Drafter
 from server.engine.grammars import Grammars
 from server.engine.messages import Finished, Request, Started, Stats, StepResult
 from server.engine.scheduler import Progress, Scheduler, SchedulerLimits
@@ -92,15 +93,18 @@ class Engine:
             num_preemptions=scheduler.num_preemptions,
             prefix_hit_tokens=scheduler.prefix_hit_tokens,
             prefix_query_tokens=scheduler.prefix_query_tokens,
+            num_drafts=scheduler.num_drafts,
+            num_accepted_drafts=scheduler.num_accepted_drafts,
         )
 
     def _queue(self, request: Request, constraint: Constraint | None) -> None:
         params = request.params
         eos_token_ids = frozenset[int]() if params.ignore_eos else self._eos_token_ids
         for choice in request.choices:
+            token_ids = [*request.prompt_ids, *choice.emitted]
             sequence = Sequence(
                 id=choice.sequence_id,
-                token_ids=[*request.prompt_ids, *choice.emitted],
+                token_ids=token_ids,
                 num_prompt=len(request.prompt_ids),
                 params=params,
                 eos_token_ids=eos_token_ids if constraint is None else constraint.eos_ids,
@@ -109,8 +113,14 @@ class Engine:
                 salt=request.cache_salt.encode(),
                 request=request.choices[0].sequence_id.to_bytes(8, "little"),
                 constraint=constraint,
+                drafter=Drafter(request.prediction_ids, token_ids) if self._may_draft(params) else None,
             )
             self._scheduler.add(sequence)
+
+    def _may_draft(self, params: SamplingParams) -> bool:
+        """Whether several tokens of it may be drawn in one step: only the token itself is wanted of each."""
+        wants_more = params.logprobs is not None or params.prompt_logprobs is not None or params.grammar is not None
+        return self._scheduler.limits.step_costs.largest > 1 and params.max_tokens > 1 and not wants_more
 
     def _reject(self, request: Request, error: str) -> None:
         self._rejected += [Finished(choice.sequence_id, "error", error) for choice in request.choices]
@@ -119,4 +129,11 @@ class Engine:
 def _finished(sequence: Sequence, reason: Literal["stop", "length", "error"]) -> Finished:
     if reason == "error":
         return Finished(sequence.id, reason, "the model computed no valid next token")
-    return Finished(sequence.id, reason, stop_token_id=sequence.stop_token_id if reason == "stop" else None)
+    drafter = sequence.drafter
+    return Finished(
+        sequence.id,
+        reason,
+        num_accepted=drafter.num_accepted if drafter is not None else 0,
+        num_rejected=drafter.num_rejected if drafter is not None else 0,
+        stop_token_id=sequence.stop_token_id if reason == "stop" else None,
+    )

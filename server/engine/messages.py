@@ -17,6 +17,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     runner: RunnerOptions
     prefix_caching: bool = True
+    speculation: bool = True
+    """Whether guesses of the next tokens are made and verified where that is faster."""
 
 
 class Choice(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +38,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     choices: list[Choice]
     priority: int = 0
     """Lower goes first."""
+    prediction_ids: list[int] = []
+    """What the client thinks the text will be; decides how fast it comes, not what it is."""
     cache_salt: str = ""
     """Requests share cached blocks only with requests of the same salt."""
 
@@ -71,6 +75,9 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
     sequence_id: int
     reason: FinishReason
     error: str = ""
+    num_accepted: int = 0
+    """Tokens of the prediction that were drafts and right."""
+    num_rejected: int = 0
     stop_token_id: int | None = None
     """The end-of-sequence or stop token that ended it, which is also its last token."""
 
@@ -96,6 +103,10 @@ class Stats(msgspec.Struct, frozen=True, array_like=True):
     """Since the worker started."""
     prefix_query_tokens: int
     """Since the worker started."""
+    num_drafts: int = 0
+    """Since the worker started."""
+    num_accepted_drafts: int = 0
+    """Since the worker started."""
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -105,6 +116,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     token_ids: list[int]
     """`token_ids[i]` is the next token of `sequence_ids[i]`."""
     stats: Stats
+    duration_s: float = 0.0
     started: list[Started] = []
     finished: list[Finished] = []
     logprobs: dict[int, TokenLogprobs] = {}
@@ -131,10 +143,15 @@ class Output(msgspec.Struct, kw_only=True):
     """Usually one; more when the reader is slower than the model."""
     num_cached: int
     """Prompt tokens found in the prefix cache."""
+    started_at: float | None = None
+    """When its first step began, by this process's time.monotonic(); None until then."""
     logprobs: list[TokenLogprobs] | None = None
     """One for each of `token_ids`, when asked for."""
     prompt_logprobs: list[TokenLogprobs] | None = None
     """Of the prompt's tokens from the second on, complete, with the first Output of the choice, when asked for."""
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
+    num_accepted: int = 0
+    """With the last Output: tokens of the prediction that were drafts and right."""
+    num_rejected: int = 0
     error: str = ""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from model.batch import NO_TOKEN, Batch, Join, StepOutput, TokenLogprobs
 from server.engine.block_pool import BlockPool, chain_hash
+from server.engine.drafting import NO_DRAFTS, StepCosts, worthwhile
 from server.engine.sequence import Sequence
 
 # How often others may be let in before a waiting sequence that lacks blocks; then the door stays shut until it fits.
@@ -26,6 +27,8 @@ class SchedulerLimits:
     block_size: int
     prefix_caching: bool = True
     """Off, blocks are shared only within one request."""
+    step_costs: StepCosts = NO_DRAFTS
+    """What drafts cost."""
 
 
 @dataclass(slots=True)
@@ -59,12 +62,15 @@ class Scheduler:
         self.num_preemptions = 0
         self.prefix_hit_tokens = 0
         self.prefix_query_tokens = 0
+        self.num_drafts = 0
+        self.num_accepted_drafts = 0
         self._sequences: dict[int, Sequence] = {}
         self._free_slots = list(range(limits.max_num_seqs - 1, -1, -1))
         self._num_arrived = 0
         # Full blocks that a running sequence is about to compute. Who needs the same content waits for it instead.
         self._in_progress: dict[bytes, Sequence] = {}
-        self._scheduled: list[Sequence] = []
+        self._scheduled: list[tuple[Sequence, int]] = []
+        """The rows of the batch, each with its number of drafts."""
         self._started: list[Sequence] = []
 
     @property
@@ -103,6 +109,8 @@ class Scheduler:
         self._scheduled = []
         self._preempt_for_priority()
         shares = self._share_budget()
+        # Beside unfinished prompts a step's tokens are worth more than guesses.
+        drafts = self._draft() if not shares else {}
         budget = self.limits.max_step_tokens
         position = 0
         # The list may lose its tail while this runs: preemption takes from the end.
@@ -114,8 +122,11 @@ class Scheduler:
                 wanted = shares[sequence.id]
             num_new = self._grow(sequence, wanted, batch)
             if num_new:
-                self._put(sequence, num_new, batch)
                 budget -= num_new
+                draft = drafts.get(sequence.id)
+                if draft and len(draft) <= budget - (len(self.running) - position):
+                    budget -= self._put_draft(sequence, draft, batch)
+                self._put(sequence, num_new, batch)
         self._admit(budget, batch)
         return batch
 
@@ -123,18 +134,20 @@ class Scheduler:
         """Take the result of the batch that `schedule` gave last."""
         progress = Progress()
         token_ids = output.token_ids
-        for row, sequence in enumerate(self._scheduled):
+        for row, (sequence, num_drafts) in enumerate(self._scheduled):
             if row in output.prompt_logprobs:
                 self._hand_out_prompt_logprobs(sequence, output.prompt_logprobs[row], progress)
             token = token_ids[row]
             if token == NO_TOKEN:
                 progress.finished.append((sequence, "error"))
                 continue
-            self._register_full_blocks(sequence)
             if token >= 0:
                 self._take_token(sequence, token, row in output.completed, progress)
                 if row in output.logprobs:
                     progress.logprobs[sequence.id] = output.logprobs[row]
+                if num_drafts:
+                    self._take_accepted(sequence, num_drafts, output.accepted[row], progress)
+            self._register_full_blocks(sequence)
         for sequence, _ in progress.finished:
             self._leave(sequence)
             del self._sequences[sequence.id]
@@ -180,6 +193,35 @@ class Scheduler:
             shares[sequence.id] = min(sequence.num_to_compute, budget)
             budget -= shares[sequence.id]
         return shares
+
+    def _draft(self) -> dict[int, list[int]]:
+        """Guesses that are worth their time, by sequence id, when all running sequences decode."""
+        if 2 * len(self.running) > self.limits.step_costs.largest:
+            return {}
+        sequences, guesses = [], []
+        for sequence in self.running:
+            room = sequence.params.max_tokens - sequence.num_generated - 1
+            if sequence.drafter is not None and room > 0:
+                guess = sequence.drafter.guess()[:room]
+                if guess:
+                    sequences.append(sequence)
+                    guesses.append((sequence.drafter, guess))
+        if not guesses:
+            return {}
+        cut = worthwhile(guesses, len(self.running), self.limits.step_costs)
+        return {sequence.id: draft for sequence, draft in zip(sequences, cut, strict=True) if draft}
+
+    def _put_draft(self, sequence: Sequence, draft: list[int], batch: Batch) -> int:
+        """Add guesses to the row that is put next, if free blocks hold them: nobody is preempted for a guess.
+
+        Returns how many were added.
+        """
+        needed = self._num_blocks_for(len(sequence.token_ids) + len(draft)) - len(sequence.blocks)
+        if needed > self.pool.num_available:
+            return 0
+        self._allocate(sequence, max(needed, 0), batch)
+        batch.drafts[len(batch.slots)] = draft
+        return len(draft)
 
     def _grow(self, sequence: Sequence, num_new: int, batch: Batch) -> int:
         """Give a running sequence the blocks for its next tokens, preempting from the end of the line if need be.
@@ -268,12 +310,13 @@ class Scheduler:
             self._started.append(sequence)
 
     def _put(self, sequence: Sequence, num_new: int, batch: Batch) -> None:
+        num_drafts = len(batch.drafts.get(len(batch.slots), ()))
         batch.slots.append(sequence.slot)
         batch.num_computed.append(sequence.num_computed)
-        batch.num_new.append(num_new)
+        batch.num_new.append(num_new + num_drafts)
         sequence.num_computed += num_new
         batch.is_sampled.append(sequence.num_computed == len(sequence.token_ids))
-        self._scheduled.append(sequence)
+        self._scheduled.append((sequence, num_drafts))
 
     def _take_token(self, sequence: Sequence, token: int, is_complete: bool, progress: Progress) -> None:
         params = sequence.params
@@ -281,12 +324,26 @@ class Scheduler:
             progress.finished.append((sequence, "length"))
             return
         sequence.token_ids.append(token)
+        if sequence.drafter is not None:
+            sequence.drafter.extend(token)
         progress.sequences.append(sequence)
         progress.token_ids.append(token)
         if is_complete or sequence.stop_token_id is not None:
             progress.finished.append((sequence, "stop"))
         elif len(sequence.token_ids) - sequence.num_prompt >= params.max_tokens:
             progress.finished.append((sequence, "length"))
+
+    def _take_accepted(self, sequence: Sequence, num_drafts: int, tokens: list[int], progress: Progress) -> None:
+        """Take what was drawn after right drafts: with each, the draft before it turns out to be computed."""
+        assert sequence.drafter is not None
+        sequence.drafter.learn(num_drafts, len(tokens))
+        self.num_drafts += num_drafts
+        self.num_accepted_drafts += len(tokens)
+        for token in tokens:
+            if progress.finished and progress.finished[-1][0] is sequence:
+                return
+            self._take_token(sequence, token, False, progress)
+            sequence.num_computed += 1
 
     def _hand_out_prompt_logprobs(self, sequence: Sequence, entries: list[TokenLogprobs], progress: Progress) -> None:
         # After a preemption the first of them were handed out before.

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from model.batch import SamplingParams
+from server.engine.drafting import Drafter
 
 if TYPE_CHECKING:
     from model.constraint import Constraint
@@ -26,6 +27,8 @@ class Sequence:
     """The tokens that end it (empty with `ignore_eos`)."""
     constraint: "Constraint | None" = None
     """The grammar that it follows, for the runner: nothing here looks into it."""
+    drafter: Drafter | None = None
+    """Guesses its next tokens; None where drafts are off or can't be verified."""
     choice: int = 0
     priority: int = 0
     arrival: int = 0

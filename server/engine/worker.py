@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from threading import Event, Thread
 
@@ -19,9 +20,11 @@ import zmq
 from model.build import build_runner
 from model.description import ModelInfo
 from model.errors import ModelError
+from server.engine.drafting import NO_DRAFTS, StepCosts
 from server.engine.engine import Engine
 from server.engine.messages import Abort, Failed, FromWorker, Loading, Ready, Request, Tokens, ToWorker, WorkerConfig
 from server.engine.scheduler import SchedulerLimits
+from server.engine.step_costs import measure_step_costs
 
 PR_SET_PDEATHSIG = 1
 # While nothing runs, how often to look whether a grammar is ready.
@@ -68,7 +71,11 @@ def main() -> None:
         socket.send(Failed(" ".join(str(error).split())))
         Event().wait()  # until the client has read why, and closes our input
         return
-    engine = Engine(runner, _limits(config, model), model.max_model_len, frozenset(model.eos_token_ids))
+    costs = NO_DRAFTS
+    if config.speculation:
+        costs = measure_step_costs(runner, max_model_len=model.max_model_len, block_size=model.block_size)
+    limits = _limits(config, model, costs)
+    engine = Engine(runner, limits, model.max_model_len, frozenset(model.eos_token_ids))
     socket.send(Ready(model))
     serve(socket, engine)
 
@@ -87,7 +94,9 @@ def serve(socket: Socket, engine: Engine) -> None:
         if engine.is_compiling and not engine.has_work:
             continue
         # Also when nothing is left to do, as after the last abort: the stats tell the client that blocks are free.
-        socket.send(engine.step())
+        began = time.monotonic()
+        step = engine.step()
+        socket.send(msgspec.structs.replace(step, duration_s=time.monotonic() - began))
 
 
 def _patience_ms(engine: Engine) -> int | None:
@@ -97,13 +106,14 @@ def _patience_ms(engine: Engine) -> int | None:
     return COMPILE_POLL_MS if engine.is_compiling else None
 
 
-def _limits(config: WorkerConfig, model: ModelInfo) -> SchedulerLimits:
+def _limits(config: WorkerConfig, model: ModelInfo, costs: StepCosts) -> SchedulerLimits:
     return SchedulerLimits(
         max_num_seqs=model.max_num_seqs,
         max_step_tokens=model.max_step_tokens,
         num_blocks=model.num_blocks,
         block_size=model.block_size,
         prefix_caching=config.prefix_caching,
+        step_costs=costs,
     )
 
 

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from model.batch import SamplingParams, TokenLogprobs
 from model.build import build_runner
 from model.description import RunnerOptions
+from server.engine.drafting import NO_DRAFTS, StepCosts
 from server.engine.engine import Engine
 from server.engine.messages import Choice, Request, StepResult
 from server.engine.scheduler import SchedulerLimits
@@ -43,7 +44,12 @@ def save_llama(directory: Path) -> LlamaForCausalLM:
 
 
 def make_engine(
-    directory: Path, *, num_blocks: int | None = None, prefix_caching: bool = True, **options: Any
+    directory: Path,
+    *,
+    num_blocks: int | None = None,
+    prefix_caching: bool = True,
+    step_costs: StepCosts = NO_DRAFTS,
+    **options: Any,
 ) -> Engine:
     """An engine of 16 slots in float32, as the worker makes it. `num_blocks` overrides what the memory allows."""
     chosen = {
@@ -59,7 +65,12 @@ def make_engine(
         lambda phase, fraction: None,
     )
     limits = SchedulerLimits(
-        model.max_num_seqs, model.max_step_tokens, num_blocks or model.num_blocks, model.block_size, prefix_caching
+        max_num_seqs=model.max_num_seqs,
+        max_step_tokens=model.max_step_tokens,
+        num_blocks=num_blocks or model.num_blocks,
+        block_size=model.block_size,
+        prefix_caching=prefix_caching,
+        step_costs=step_costs,
     )
     assert limits.num_blocks <= model.num_blocks
     return Engine(runner, limits, model.max_model_len, frozenset(model.eos_token_ids))

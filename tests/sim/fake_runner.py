@@ -49,17 +49,31 @@ class FakeRunner:
         for slot, index, block in zip(batch.block_slots, batch.block_indexes, batch.block_ids, strict=True):
             self._slots[slot].blocks[index] = block
         rows = list(zip(batch.slots, batch.num_computed, batch.num_new, batch.is_sampled, strict=True))
-        for slot, start, count, _ in rows:
-            self._write(self._slots[slot], start, start + count)
+        for row, (slot, start, count, _) in enumerate(rows):
+            self._write(self._with_drafts(slot, row, batch), start, start + count)
         output = StepOutput(token_ids=[])
         for row, (slot, start, count, is_sampled) in enumerate(rows):
-            state = self._slots[slot]
-            self._check_context(state, start + count)
-            output.token_ids.append(self._draw(state, start + count) if is_sampled else NOT_SAMPLED)
+            state, end = self._slots[slot], start + count - len(batch.drafts.get(row, ()))
+            self._check_context(self._with_drafts(slot, row, batch), start + count)
+            output.token_ids.append(self._draw(state, end) if is_sampled else NOT_SAMPLED)
+            if row in batch.drafts:
+                output.accepted[row] = self._verify(state, batch.drafts[row])
             if state.join.params.prompt_logprobs is not None and start + 1 < state.join.num_prompt:
                 known = state.token_ids[start + 1 : min(start + count + 1, state.join.num_prompt)]
                 output.prompt_logprobs[row] = [TokenLogprobs(-float(token), [], []) for token in known]
         return output
+
+    def _with_drafts(self, slot: int, row: int, batch: Batch) -> _Slot:
+        state = self._slots[slot]
+        return _Slot([*state.token_ids, *batch.drafts.get(row, ())], state.join, state.blocks)
+
+    def _verify(self, state: _Slot, draft: list[int]) -> list[int]:
+        accepted: list[int] = []
+        for guess in draft:
+            if state.token_ids[-1] != guess:
+                break
+            accepted.append(self._draw(state, len(state.token_ids)))
+        return accepted
 
     def _place(self, state: _Slot, position: int) -> tuple[int, int]:
         return state.blocks[position // self.block_size], position % self.block_size

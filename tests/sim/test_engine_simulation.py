@@ -5,6 +5,7 @@ import random
 import pytest
 
 from model.batch import SamplingParams
+from server.engine.drafting import NO_DRAFTS, StepCosts
 from server.engine.engine import Engine
 from server.engine.messages import Choice, Request
 from server.engine.scheduler import SchedulerLimits
@@ -29,6 +30,7 @@ class Simulation:
             num_blocks=smallest_pool + rng.choice([0, 0, 1, 3, 10, 100]),
             block_size=block_size,
             prefix_caching=rng.random() < 0.8,
+            step_costs=StepCosts((1, 8, 32), (1.0, 1.1, rng.choice([1.2, 4.0]))) if rng.random() < 0.7 else NO_DRAFTS,
         )
         self.runner = FakeRunner(block_size, self.limits.max_step_tokens, max_num_seqs)
         self.engine = Engine(self.runner, self.limits, self.max_model_len, EOS)
@@ -68,6 +70,8 @@ class Simulation:
             self.running.add(self.next_id)
             self.next_id += 1
         salt = rng.choice(["", "", "other"])
+        # A prediction that is right for the first choice, but for some tokens.
+        prediction = [t if rng.random() < 0.8 else rng.randrange(50) for t in self.expected[choices[0].sequence_id]]
         self.engine.add(
             Request(
                 prompt_ids=prompt,
@@ -75,6 +79,7 @@ class Simulation:
                 choices=choices,
                 priority=rng.choice([0, 0, 0, -1, 5]),
                 cache_salt=salt,
+                prediction_ids=prediction if rng.random() < 0.5 else [],
             )
         )
 
@@ -136,12 +141,16 @@ def test_every_request_ends_once_with_the_tokens_of_its_solo_run(block: int) -> 
 
 
 def test_the_simulation_exercises_preemption_sharing_and_aborts() -> None:
-    preemptions = hits = 0
+    preemptions = hits = right = wrong = 0
     for seed in range(40):
         simulation = Simulation(seed)
         simulation.run()
         stats = simulation.engine.stats()
         preemptions += stats.num_preemptions
         hits += stats.prefix_hit_tokens
+        right += stats.num_accepted_drafts
+        wrong += stats.num_drafts - stats.num_accepted_drafts
     assert preemptions > 20
     assert hits > 500
+    assert right > 200
+    assert wrong > 100

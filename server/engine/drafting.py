@@ -1,0 +1,147 @@
+"""Guesses of the next tokens, to be verified together in one step (prompt lookup, Saxena 2023).
+
+A guess costs nothing to make: what followed the last few tokens where they stood before, in the request's prediction or
+in the sequence itself. Verifying costs part of a step; how much, relative to a step without, was measured at the start.
+A draw is a function of its position, so a guess is right exactly if it is what would have been drawn: drafts change
+the speed of a text, never the text.
+"""
+
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+
+# What must have stood before for a guess to be made: fewer tokens find more, and more that is wrong.
+NGRAM = 3
+MAX_DRAFTS = 8
+# More than this of a long context is not looked through.
+MAX_INDEXED = 8192
+# Steps without a guess after one of which nothing was right; doubled each time, up to the second number.
+FIRST_PAUSE, LONGEST_PAUSE = 2, 64
+# How much of the estimate of a sequence's share of right guesses comes from its last step.
+LEARNING_RATE = 0.25
+# Guesses must promise this much more speed: estimates are rough, and a loss is worse than a missed gain.
+MIN_GAIN = 1.1
+
+
+class Drafter:
+    """Guesses for one sequence, and how good they were."""
+
+    def __init__(self, prediction: Tokens[int], token_ids: Tokens[int]) -> None:
+        """`token_ids`: the sequence so far."""
+        # One text: the prediction, then the sequence.
+        self._text = [*prediction, *token_ids[-MAX_INDEXED:]]
+        self._num_predicted = len(prediction)
+        self._place_after: dict[tuple[int, ...], int] = {}
+        """What an n-gram was last followed by, as a place in the text."""
+        self._num_indexed = NGRAM
+        self._cursor = 0
+        """Where the text would go on if it went on as guessed: at first where the prediction begins."""
+        self._wait = 0
+        self._pause = FIRST_PAUSE
+        self.rate = 0.5
+        """Estimated chance that a guess is right, given that the one before it was."""
+        self._is_predicted = False
+        self.num_accepted = 0
+        """Guesses from the prediction that were right."""
+        self.num_rejected = 0
+        """Those that were wrong, or came after a wrong one."""
+
+    def extend(self, token_id: int) -> None:
+        """The sequence went on by this token."""
+        self._text.append(token_id)
+        self._cursor += 1
+
+    def guess(self) -> list[int]:
+        """Up to MAX_DRAFTS next tokens."""
+        if self._wait:
+            self._wait -= 1
+            return []
+        if not self._goes_on_at(self._cursor):
+            self._index()
+            place = self._place_after.get(self._last_tokens(len(self._text)))
+            if place is None:
+                return []
+            self._cursor = place
+        self._is_predicted = self._cursor < self._num_predicted
+        if self._is_predicted:
+            return self._text[self._cursor : min(self._cursor + MAX_DRAFTS, self._num_predicted)]
+        # At the end of the text the guess goes on with itself, so that what repeats is guessed to repeat again.
+        guess = self._text[self._cursor : self._cursor + MAX_DRAFTS]
+        period = len(self._text) - self._cursor
+        while len(guess) < MAX_DRAFTS:
+            guess.append(guess[-period])
+        return guess
+
+    def learn(self, num_drafts: int, num_right: int) -> None:
+        """The outcome of the last guess, of which `num_drafts` tokens were tried."""
+        if self._is_predicted:
+            self.num_accepted += num_right
+            self.num_rejected += num_drafts - num_right
+        # The guess after the last right one was a fair try; those after it were not.
+        tried = min(num_right + 1, num_drafts)
+        self.rate += LEARNING_RATE * (num_right / tried - self.rate)
+        if num_right:
+            self._pause = FIRST_PAUSE
+        else:
+            self._wait, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+
+    def _goes_on_at(self, place: int) -> bool:
+        """Whether the text up to `place` ends as all of it does; a prediction may still be shorter than an n-gram."""
+        length = min(place, NGRAM)
+        return 0 < place < len(self._text) and self._text[place - length : place] == self._text[-length:]
+
+    def _last_tokens(self, end: int) -> tuple[int, ...]:
+        return tuple(self._text[end - NGRAM : end])
+
+    def _index(self) -> None:
+        """Note every n-gram that something follows, as far as that was not done."""
+        for place in range(self._num_indexed, len(self._text)):
+            self._place_after[self._last_tokens(place)] = place
+        self._num_indexed = max(self._num_indexed, len(self._text))
+
+
+@dataclass(slots=True, frozen=True)
+class StepCosts:
+    """How long a step takes by its number of tokens, relative to one token; measured at a few sizes."""
+
+    sizes: tuple[int, ...]
+    costs: tuple[float, ...]
+
+    @property
+    def largest(self) -> int:
+        """Beyond this many tokens nothing is known."""
+        return self.sizes[-1]
+
+    def at(self, num_tokens: int) -> float:
+        """The cost, on a straight line between the sizes that were measured."""
+        for index in range(1, len(self.sizes)):
+            if num_tokens <= self.sizes[index]:
+                low, high = self.sizes[index - 1], self.sizes[index]
+                share = (num_tokens - low) / (high - low)
+                return self.costs[index - 1] + share * (self.costs[index] - self.costs[index - 1])
+        return self.costs[-1]
+
+
+NO_DRAFTS = StepCosts((1,), (1.0,))
+"""Nothing is known of steps with more than one token, so none are tried."""
+
+
+def worthwhile(guesses: list[tuple[Drafter, list[int]]], num_rows: int, costs: StepCosts) -> list[list[int]]:
+    """The guesses, each cut to one length for all that makes a step bring most tokens for its time; empty if none does.
+
+    `num_rows` sequences decode in the step, those of `guesses` among them.
+    """
+    best_speed, best_length = MIN_GAIN / costs.at(num_rows), 0
+    for length in range(1, MAX_DRAFTS + 1):
+        num_drafts = sum(min(length, len(guess)) for _, guess in guesses)
+        if num_rows + num_drafts > costs.largest:
+            break
+        gained = sum(_expected(drafter.rate, min(length, len(guess))) for drafter, guess in guesses)
+        speed = (1 + gained / num_rows) / costs.at(num_rows + num_drafts)
+        if speed > best_speed:
+            best_speed, best_length = speed, length
+    return [guess[:best_length] for _, guess in guesses]
+
+
+def _expected(rate: float, length: int) -> float:
+    """Right guesses among `length`, each right with chance `rate` if all before it were."""
+    return sum(rate**count for count in range(1, length + 1))
