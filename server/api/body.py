@@ -89,8 +89,10 @@ def _parse(model: type[T], body: bytes, strict_fields: bool) -> tuple[T, list[st
 
 
 def _invalid(error: ErrorDetails) -> InvalidRequest:
-    """Pydantic's sentence under the field's name. It never holds a value of the request."""
+    """Pydantic's sentence after the field's name. It never holds a value of the request."""
     # The path may end in a key of an object that the client filled, which could be any text of any length.
     path = [str(part) for part in error["loc"]][:8]
     names = [part for part in path if len(part) <= 64 and (part.isidentifier() or part.isdecimal())]
-    return InvalidRequest(error["msg"], param=".".join(names) or None)
+    param = ".".join(names)
+    # Clients show the message, and many of them nothing else.
+    return InvalidRequest(f"{param}: {error['msg']}" if param else error["msg"], param=param or None)

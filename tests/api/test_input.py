@@ -119,6 +119,12 @@ def test_a_request_that_makes_no_sense_is_refused(path: str, body: dict[str, Any
     assert refused(ask(serve(), path, base | body))["param"] == param
 
 
+def test_the_message_names_the_field_to_clients_that_show_nothing_else() -> None:
+    assert refused(post(CHAT, temperature=3))["message"] == "temperature: Input should be less than or equal to 2"
+    role = refused(ask(serve(), CHAT, {"messages": [{"role": "robot", "content": "Hi"}]}))
+    assert role["message"].startswith("messages.0.role: Input should be 'system'")
+
+
 def integer_fields(model: type[WireModel]) -> list[str]:
     return [
         name
