@@ -82,5 +82,17 @@ _ENGINE: tuple[tuple[str, _Family, str, Callable[[Engine], float]], ...] = (
         lambda e: e.status.stats.prefix_query_tokens,
     ),
     ("prefix_cache_hits", CounterMetricFamily, "Prompt tokens found", lambda e: e.status.stats.prefix_hit_tokens),
+    (
+        "spec_decode_num_draft_tokens",
+        CounterMetricFamily,
+        "Tokens guessed and verified",
+        lambda e: e.status.stats.num_drafts,
+    ),
+    (
+        "spec_decode_num_accepted_tokens",
+        CounterMetricFamily,
+        "Guessed tokens that were right",
+        lambda e: e.status.stats.num_accepted_drafts,
+    ),
     ("worker_restarts", CounterMetricFamily, "Workers started after the first", lambda e: e.status.num_restarts),
 )
