@@ -83,7 +83,7 @@ def create_app(
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "x-nexttoken-warnings"],
+            expose_headers=["x-request-id", "x-nexttoken-warnings", "openai-processing-ms", "server-timing"],
         )
     app.add_middleware(Observe, metrics=metrics)
     return app

@@ -8,6 +8,7 @@ from model.grammar import Vocabulary
 from server.engine.client import Engine
 from server.engine.messages import ModelInfo
 from server.errors import EngineDead, ModelNotFound, NotReady
+from server.pace import Pace
 from server.text.dialect import Dialect
 from server.text.template import ChatTemplate
 from server.text.tokenizer import Tokenizer
@@ -27,6 +28,8 @@ class ServedModel:
     """Unix time."""
     dialect: Dialect = field(default_factory=Dialect)
     """How it is told of tools and of thinking, and how it answers."""
+    pace: Pace = field(default_factory=Pace)
+    """How fast it has read prompts lately."""
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """Stand-ins for what is slow or needs a process: an engine that says what its script says."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -24,13 +25,13 @@ Script = Callable[[Sequence[int], int, int], int]
 """(prompt, choice, position) -> token id."""
 
 
-def byte_tokenizer() -> Tokenizer:
-    """One token for each byte, so that a character beyond ASCII takes several, and four special ones."""
+def byte_tokenizer(*more_tokens: str) -> Tokenizer:
+    """One token for each byte, so that a character beyond ASCII takes several, and four special ones and more."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = RawTokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([BOS, EOS, START, END])
+    raw.add_special_tokens([BOS, EOS, START, END, *more_tokens])
     bos = raw.token_to_id(BOS)
     raw.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bos)])
     return Tokenizer(raw, {"bos_token": BOS, "eos_token": EOS})
@@ -71,6 +72,10 @@ class ScriptedEngine:
         """Position at which every choice ends with an error."""
         self.cached: set[tuple[str, tuple[int, ...]]] = set()
         self.in_flight: set[tuple[int, int]] = set()
+        self.calls: list[tuple[object, ...]] = []
+        """What `generate` was asked for: prompt, parameters, number of choices, priority, salt."""
+        self.predictions: list[list[int]] = []
+        """What clients thought would come."""
         self.num_tokens = 0
         self._num_requests = 0
         self._max_in_flight = max_in_flight
@@ -101,8 +106,11 @@ class ScriptedEngine:
         num_choices: int = 1,
         priority: int = 0,
         cache_salt: str = "",
+        prediction_ids: Sequence[int] = (),
     ) -> AsyncIterator[Generation]:
         self._admit(num_choices)
+        self.calls.append((prompt_ids, params, num_choices, priority, cache_salt))
+        self.predictions.append(list(prediction_ids))
         key = (cache_salt, tuple(prompt_ids))
         num_cached = len(prompt_ids) - 1 if key in self.cached else 0
         self.cached.add(key)
@@ -142,6 +150,7 @@ class _Scripted:
         self._number = number
         self._positions = dict.fromkeys(range(num_choices), 0)
         self._turn = list(self._positions)
+        self._started_at: float | None = None
         engine.in_flight |= {(number, index) for index in self._positions}
 
     def __aiter__(self) -> AsyncIterator[Output]:
@@ -178,7 +187,8 @@ class _Scripted:
         self._positions[index] += 1
         # The later choices find what the first one computed.
         num_cached = self._num_cached if index == 0 else len(self._prompt_ids) - 1
-        output = Output(index=index, token_ids=[], num_cached=num_cached)
+        self._started_at = self._started_at or time.monotonic()
+        output = Output(index=index, token_ids=[], num_cached=num_cached, started_at=self._started_at)
         if position == 0 and params.prompt_logprobs is not None:
             output.prompt_logprobs = [self._logprobs(i, params.prompt_logprobs) for i in self._prompt_ids[1:]]
         if params.max_tokens == 0:

@@ -103,3 +103,7 @@ def _log_usage(run: Run, exchange: Exchange) -> None:
     usage = run.usage()
     exchange.log_fields["completion_tokens"] = usage.completion_tokens
     exchange.log_fields["cached_tokens"] = usage.prompt_tokens_details.cached_tokens
+    receipt = run.receipt
+    for part, seconds in (("queue", receipt.queue_s), ("prefill", receipt.prefill_s), ("decode", receipt.decode_s)):
+        if seconds is not None:
+            exchange.log_fields[f"{part}_s"] = round(seconds, 4)

@@ -97,7 +97,7 @@ class ApiContext:
                 exchange.log_fields[name] = hashlib.sha256(value.encode()).hexdigest()[:12]
         # The key goes first: no salt that a client can choose reaches what another key's requests left in the cache.
         cache_salt = "/".join(filter(None, (self.keys.identify(request), body.cache_salt)))
-        return Run(
+        run = Run(
             body,
             model,
             prompts,
@@ -106,6 +106,8 @@ class ApiContext:
             request_id=exchange.request_id,
             metrics=self.metrics,
         )
+        exchange.receipt = run.receipt
+        return run
 
 
 def _check_size(body: GenerationRequest, prompts: list[Prompt]) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.types import Scope
 
+from server.api.receipt import Receipt
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -15,6 +17,8 @@ class Exchange:
     """What the log line says beside method, path, status and duration."""
     warnings: list[str] = field(default_factory=list)
     """About fields of the request that have no effect."""
+    receipt: Receipt | None = None
+    """Where the time went, of a request that generates."""
 
 
 def exchange_in(scope: Scope) -> Exchange:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from model.batch import SamplingParams
 from server.api.choice_text import ChoiceText, Piece
 from server.api.error_responses import unexpected
+from server.api.receipt import Receipt
 from server.engine.client import Generation
 from server.engine.messages import Output
 from server.errors import Draining
@@ -57,6 +58,7 @@ class Run:
         self._choices: list[ChoiceText] = []
         self._num_cached: dict[int, int] = {}
         self._clock = _Clock(metrics, model.name)
+        self.receipt = Receipt()
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """What each choice gained, in the order it came; the last piece of a choice has its finish_reason.
@@ -71,6 +73,7 @@ class Run:
             async for prompt_index, output in outputs:
                 self._check(output)
                 self._note_cached(prompt_index, output.num_cached)
+                self._note_time(output)
                 index = prompt_index * self.request.num_choices + output.index
                 piece = self._choices[index].take(output, index)
                 self._clock.tick(index, len(output.token_ids))
@@ -80,6 +83,7 @@ class Run:
                         generations[prompt_index].finish(output.index)
                 yield piece
         self._clock.end(self.usage())
+        self.receipt.is_complete = True
 
     def usage(self) -> Usage:
         """What was computed so far. A prompt counts once, however many choices it has."""
@@ -132,6 +136,16 @@ class Run:
     def _note_cached(self, prompt_index: int, num_cached: int) -> None:
         # Later choices of a prompt find what the first has computed: that is no news to the client.
         self._num_cached[prompt_index] = min(num_cached, self._num_cached.get(prompt_index, num_cached))
+        self.receipt.num_cached = sum(self._num_cached.values())
+
+    def _note_time(self, output: Output) -> None:
+        receipt = self.receipt
+        is_first = receipt.prefill_s is None
+        receipt.take(output)
+        queue_s, prefill_s = receipt.queue_s, receipt.prefill_s
+        # Of several prompts, the first token tells nothing of how long all took.
+        if is_first and prefill_s is not None and queue_s is not None and len(self._prompts) == 1:
+            self.model.pace.note(len(self._prompts[0].token_ids) - receipt.num_cached, prefill_s, queue_s)
 
 
 async def _merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Output], None]:

@@ -41,7 +41,7 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(MutableHeaders(scope=message), exchange)
+                _add_headers(MutableHeaders(scope=message), exchange, time.monotonic() - started)
             await send(message)
 
         try:
@@ -59,8 +59,11 @@ def _request_id(given: str) -> str:
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _add_headers(headers: MutableHeaders, exchange: Exchange) -> None:
+def _add_headers(headers: MutableHeaders, exchange: Exchange, duration_s: float) -> None:
     headers["x-request-id"] = exchange.request_id
+    headers["openai-processing-ms"] = str(round(duration_s * 1000))
+    if exchange.receipt is not None and (timing := exchange.receipt.server_timing()):
+        headers["server-timing"] = timing
     if exchange.warnings:
         headers["x-nexttoken-warnings"] = "; ".join(exchange.warnings)
 

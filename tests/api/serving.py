@@ -26,6 +26,7 @@ class Served:
 
     app: FastAPI
     engine: ScriptedEngine
+    model: ServedModel
 
     @asynccontextmanager
     async def client(self, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
@@ -45,7 +46,7 @@ def serve(
     """An app whose model says this text."""
     engine = ScriptedEngine(script or says(TOKENIZER, text), max_in_flight=max_in_flight, max_model_len=max_model_len)
     model = ServedModel(("tiny", "alias/tiny"), TOKENIZER, chat_template(TOKENIZER), engine, created=1)
-    return Served(create_app(Settings(**settings), ServedModels([model]), version="0.0.0"), engine)
+    return Served(create_app(Settings(**settings), ServedModels([model]), version="0.0.0"), engine, model)
 
 
 def ask(served: Served, path: str, body: dict[str, Any] | bytes | None, **headers: str) -> httpx.Response:

@@ -1,14 +1,16 @@
 """The engine's client over workers that die, hang and refuse."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from msgspec import structs
 
 from model.batch import SamplingParams
 from server.engine import client as client_module
 from server.engine.client import EngineClient, Generation
-from server.engine.messages import StepResult
+from server.engine.messages import FromWorker, StepResult
 from server.errors import Draining, EngineDead, NotReady, QueueFull
 from tests.engine.fake_connection import MODEL, FakeConnection, after_steps, in_turn
 from tests.sim.fake_runner import solo
@@ -197,6 +199,21 @@ def test_a_slow_reader_gets_several_tokens_at_once_and_loses_none() -> None:
         assert [token for output in outputs for token in output.token_ids] == solo(prompt(0), PARAMS)
 
     run([FakeConnection()], body)
+
+
+def test_a_request_starts_when_its_first_step_begins_and_not_when_that_ends() -> None:
+    class Slow(FakeConnection):
+        async def receive(self, timeout_s: float) -> FromWorker | None:
+            message = await super().receive(timeout_s)
+            return structs.replace(message, duration_s=100.0) if isinstance(message, StepResult) else message
+
+    async def body(client: EngineClient) -> None:
+        now = time.monotonic()
+        async with client.generate(prompt(0), PARAMS) as generation:
+            (started_at,) = {output.started_at async for output in generation}
+        assert started_at == pytest.approx(now - 100, abs=50)
+
+    run([Slow()], body)
 
 
 def test_the_queue_is_bounded() -> None:

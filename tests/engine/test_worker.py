@@ -64,6 +64,7 @@ async def until_ready(connection: Connection) -> list[FromWorker]:
 async def next_step(connection: Connection) -> StepResult:
     message = await next_message(connection)
     assert isinstance(message, StepResult)
+    assert message.duration_s > 0
     return message
 
 
