@@ -18,15 +18,22 @@ constexpr int MAX_HEAD_DIM = 256;
 constexpr int VECTORS = TILE / LANES;
 constexpr float HIDDEN = -1e30f;  // score of a key that isn't seen; finite, since inf - inf is NaN
 
+// Accumulators that leave registers for the cached numbers, and the most rows at once.
 #if defined(__AVX512F__)
-constexpr int MAX_ROWS = 8;
+constexpr int ACCUMULATORS = 24, MAX_ROWS = 8;
 #elif defined(__AVX2__)
-constexpr int MAX_ROWS = 4;
+constexpr int ACCUMULATORS = 12, MAX_ROWS = 6;
 #elif defined(__aarch64__)
-constexpr int MAX_ROWS = 4;
+constexpr int ACCUMULATORS = 24, MAX_ROWS = 6;
 #else
-constexpr int MAX_ROWS = 2;
+constexpr int ACCUMULATORS = 8, MAX_ROWS = 2;
 #endif
+
+// Tiles of keys, or of dimensions, whose sums for that many rows fit into registers.
+constexpr int at_once(int rows) {
+  const int fit = ACCUMULATORS / (rows * VECTORS);
+  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+}
 
 inline int64_t rounded_up(int64_t n) { return (n + TILE - 1) / TILE * TILE; }
 
@@ -77,29 +84,38 @@ struct Attention {
     return queries + ((q.first_token + row / group) * heads.num_heads + q.kv_head * group + row % group) * dim;
   }
 
-  // scores[row][0..16) of ROWS rows with one tile of keys.
-  template <int ROWS>
-  void score(const Queries& q, int64_t first_row, const Cached* keys, float* scores) const {
-    Floats sums[ROWS][VECTORS] = {};
-    const float* from[ROWS];
-    for (int r = 0; r < ROWS; ++r) from[r] = query(q, first_row + r);
-    for (int64_t d = 0; d < dim; ++d, keys += TILE) {
-#pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) {
-        const Floats key = load(keys + v * LANES);
+  // scores[row] of ROWS rows with TILES tiles of keys.
+  template <int ROWS, int TILES>
+  void score(const float* const* from, const Cached* const* tiles, float* scores) const {
+    constexpr int COLUMNS = TILES * VECTORS;
+    Floats sums[ROWS][COLUMNS] = {};
+    for (int64_t d = 0; d < dim; ++d) {
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) sums[r][v] += key * from[r][d];
+      for (int c = 0; c < COLUMNS; ++c) {
+        const Floats key = load(tiles[c / VECTORS] + d * TILE + c % VECTORS * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) sums[r][c] += key * from[r][d];
       }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      for (int v = 0; v < VECTORS; ++v) store(scores + r * PIECE + v * LANES, sums[r][v]);
+#pragma GCC unroll 8
+      for (int c = 0; c < COLUMNS; ++c) store(scores + r * PIECE + c * LANES, sums[r][c]);
     }
   }
 
   template <int ROWS = MAX_ROWS>
-  void score_rows(int count, const Queries& q, int64_t first_row, const Cached* keys, float* scores) const {
-    if (count == ROWS) return score<ROWS>(q, first_row, keys, scores);
-    if constexpr (ROWS > 1) score_rows<ROWS - 1>(count, q, first_row, keys, scores);
+  void score_rows(int count, const Queries& q, int64_t row, const Cached* const* tiles, int num_tiles, float* scores) const {
+    if (count == ROWS) {
+      constexpr int AT_ONCE = at_once(ROWS);
+      const float* from[ROWS];
+      for (int r = 0; r < ROWS; ++r) from[r] = query(q, row + r);
+      int t = 0;
+      for (; t + AT_ONCE <= num_tiles; t += AT_ONCE) score<ROWS, AT_ONCE>(from, tiles + t, scores + t * TILE);
+      for (; t < num_tiles; ++t) score<ROWS, 1>(from, tiles + t, scores + t * TILE);
+      return;
+    }
+    if constexpr (ROWS > 1) score_rows<ROWS - 1>(count, q, row, tiles, num_tiles, scores);
   }
 
   // Turns a row's scores into weights; keys outside [low, high) of the piece have none.
@@ -124,28 +140,35 @@ struct Attention {
     total = sum(sums);
   }
 
-  // value[row][0..16) += weights of one tile of keys, positions [low, high) of it. Other positions may hold anything.
-  template <int ROWS>
+  // value[row] of ROWS rows in TILES * 16 dimensions: the weighted sum over positions [low, high) of the piece. Others
+  // may hold anything, NaN too.
+  template <int ROWS, int TILES>
   void weigh(const Cached* const* tiles, int low, int high, const float* weights, int64_t column, float* value) const {
-    Floats sums[ROWS][VECTORS] = {};
+    constexpr int COLUMNS = TILES * VECTORS;
+    Floats sums[ROWS][COLUMNS] = {};
     for (int i = low; i < high; ++i) {
       const Cached* from = tiles[i / TILE] + (i % TILE) * dim_padded + column;
-#pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) {
-        const Floats cached = load(from + v * LANES);
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) sums[r][v] += cached * weights[r * PIECE + i];
+      for (int c = 0; c < COLUMNS; ++c) {
+        const Floats cached = load(from + c * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) sums[r][c] += cached * weights[r * PIECE + i];
       }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      for (int v = 0; v < VECTORS; ++v) store(value + r * dim_padded + column + v * LANES, sums[r][v]);
+#pragma GCC unroll 8
+      for (int c = 0; c < COLUMNS; ++c) store(value + r * dim_padded + column + c * LANES, sums[r][c]);
     }
   }
 
   template <int ROWS = MAX_ROWS>
   void weigh_rows(int count, const Cached* const* tiles, int low, int high, const float* weights, float* value) const {
     if (count == ROWS) {
-      for (int64_t d = 0; d < dim_padded; d += TILE) weigh<ROWS>(tiles, low, high, weights, d, value);
+      constexpr int AT_ONCE = at_once(ROWS);
+      int64_t d = 0;
+      for (; d + AT_ONCE * TILE <= dim_padded; d += AT_ONCE * TILE) weigh<ROWS, AT_ONCE>(tiles, low, high, weights, d, value);
+      for (; d < dim_padded; d += TILE) weigh<ROWS, 1>(tiles, low, high, weights, d, value);
       return;
     }
     if constexpr (ROWS > 1) weigh_rows<ROWS - 1>(count, tiles, low, high, weights, value);
@@ -160,15 +183,16 @@ struct Attention {
     const int64_t first = first_visible(q.first_position) - start;
     const int low = int(first > 0 ? first : 0);
     const int first_tile = low / TILE, num_tiles = (high + TILE - 1) / TILE;
-    const Cached* value_tiles[PIECE / TILE];
+    const Cached *key_tiles[PIECE / TILE], *value_tiles[PIECE / TILE];
     if (first_tile > 0) std::memset(scores, 0, sizeof scores);
     for (int t = first_tile; t < num_tiles; ++t) {
-      const Cached* keys = key_tile(start + t * TILE, q);
+      key_tiles[t] = key_tile(start + t * TILE, q);
       value_tiles[t] = value_tile(start + t * TILE, q);
-      for (int64_t r = 0; r < num_rows; r += MAX_ROWS) {
-        const int count = int(num_rows - r < MAX_ROWS ? num_rows - r : MAX_ROWS);
-        score_rows(count, q, r, keys, scores + r * PIECE + t * TILE);
-      }
+    }
+    for (int64_t r = 0; r < num_rows; r += MAX_ROWS) {
+      const int count = int(num_rows - r < MAX_ROWS ? num_rows - r : MAX_ROWS);
+      float* row_scores = scores + r * PIECE + first_tile * TILE;
+      score_rows(count, q, r, key_tiles + first_tile, num_tiles - first_tile, row_scores);
     }
     for (int64_t r = 0; r < num_rows; ++r) {
       const int64_t position = q.first_position + r / group;
@@ -276,14 +300,16 @@ struct Attention {
 };
 
 void turn(const float* x, const float* cosines, const float* sines, int64_t dim, float factor, float* to) {
-  const int64_t half = dim / 2;
-  for (int64_t d = 0; d < dim; ++d) {
-    const float turned = cosines ? x[d] * cosines[d] + x[d < half ? d + half : d - half] * sines[d] : x[d];
-    to[d] = turned * factor;
+  if (cosines == nullptr) {
+    for (int64_t d = 0; d < dim; ++d) to[d] = x[d] * factor;
+    return;
   }
+  const int64_t half = dim / 2;
+  for (int64_t d = 0; d < half; ++d) to[d] = (x[d] * cosines[d] + x[d + half] * sines[d]) * factor;
+  for (int64_t d = half; d < dim; ++d) to[d] = (x[d] * cosines[d] + x[d - half] * sines[d]) * factor;
 }
 
-// Turns a token's heads, keeps its keys and values, leaves its scaled queries in `queries`.
+// Turns a token's heads (cos and sin with the signs of model/layers/rope.py), keeps its keys and values, leaves its scaled queries in `queries`.
 template <class Cached>
 void take_in(const Heads& heads, const Rows& rows, const Projections& p, int64_t token, float* queries) {
   const int64_t dim = heads.head_dim, dim_padded = rounded_up(dim);
@@ -302,7 +328,8 @@ void take_in(const Heads& heads, const Rows& rows, const Projections& p, int64_t
     Cached* values = static_cast<Cached*>(heads.values) + ((tile * heads.num_kv_heads + h) * TILE + lane) * dim_padded;
     const float* from = p.values + token * p.value_stride + h * dim;
     for (int64_t d = 0; d < dim; ++d) put(keys + d * TILE, turned[d]);
-    for (int64_t d = 0; d < dim_padded; ++d) put(values + d, d < dim ? from[d] : 0.0f);
+    for (int64_t d = 0; d < dim; ++d) put(values + d, from[d]);
+    for (int64_t d = dim; d < dim_padded; ++d) put(values + d, 0.0f);
   }
 }
 

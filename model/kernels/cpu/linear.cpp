@@ -66,13 +66,13 @@ inline Floats weight_of(Words line, int i, Floats scale) {
 
 #if defined(__AVX512BF16__)
 constexpr bool HAS_DOT = true;
-inline Floats dot(Floats sum, Words weights, uint32_t pair) {
+inline Floats dot(Floats sum, Words weights, Words pairs) {
   return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(weights),
-                                                   reinterpret_cast<__m512bh>(_mm512_set1_epi32(int(pair)))));
+                                                   reinterpret_cast<__m512bh>(pairs)));
 }
 #else
 constexpr bool HAS_DOT = false;
-inline Floats dot(Floats sum, Words, uint32_t) { return sum; }
+inline Floats dot(Floats sum, Words, Words) { return sum; }
 #endif
 
 // x as a block of rows has it: [input][row] floats, or [pair of inputs][row] pairs of bfloat16 for the dot product.
@@ -106,18 +106,29 @@ inline void tile(const Weights& w, int64_t panel, const float* x, float* out, in
     }
 #pragma GCC unroll 1
     for (int line = 0; line < LINES; ++line, from += 64) {
+      Words words[COLUMNS];
 #pragma GCC unroll 16
       for (int c = 0; c < COLUMNS; ++c) {
-        const Words words = load_words(from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4);
-        if constexpr (USES_PAIRS<FORMAT>) {
+        words[c] = load_words(from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4);
+      }
+      if constexpr (USES_PAIRS<FORMAT>) {
 #pragma GCC unroll 16
-          for (int row = 0; row < ROWS; ++row) sums[row][c] = dot(sums[row][c], words, pairs[row]);
-        } else {
+        for (int row = 0; row < ROWS; ++row) {
+          const Words both = filled_words(pairs[row]);
 #pragma GCC unroll 16
-          for (int i = 0; i < INPUTS; ++i) {
-            const Floats weight = weight_of<FORMAT>(words, i, scale[c]);
+          for (int c = 0; c < COLUMNS; ++c) sums[row][c] = dot(sums[row][c], words[c], both);
+        }
+      } else {
 #pragma GCC unroll 16
-            for (int row = 0; row < ROWS; ++row) sums[row][c] += weight * x[i * ROWS + row];
+        for (int i = 0; i < INPUTS; ++i) {
+          Floats weights[COLUMNS];
+#pragma GCC unroll 16
+          for (int c = 0; c < COLUMNS; ++c) weights[c] = weight_of<FORMAT>(words[c], i, scale[c]);
+#pragma GCC unroll 16
+          for (int row = 0; row < ROWS; ++row) {
+            const Floats input = filled(x[i * ROWS + row]);
+#pragma GCC unroll 16
+            for (int c = 0; c < COLUMNS; ++c) sums[row][c] += weights[c] * input;
           }
         }
       }
@@ -132,8 +143,7 @@ inline void tile(const Weights& w, int64_t panel, const float* x, float* out, in
   }
 }
 
-Floats activated(Floats x, Activation activation) {
-  if (activation == SILU) return x / (exponential(-x) + 1.0f);
+__attribute__((noinline)) Floats rarely_activated(Floats x, Activation activation) {
   if (activation == RELU) return maximum(x, filled(0.0f));
   Floats y{};
   for (int i = 0; i < LANES; ++i) {
@@ -144,26 +154,42 @@ Floats activated(Floats x, Activation activation) {
   return y;
 }
 
-// One row's sums of one panel (of a gate's and an up's panel when GATED) into y.
-void finish(const Linear& linear, const float* sums, int64_t panel, float* y_row) {
-  const bool is_gated = linear.epilogue == GATED;
-  const int64_t first = (is_gated ? panel / 2 : panel) * PANEL;
-  const int64_t count = linear.num_outputs - first < PANEL ? linear.num_outputs - first : PANEL;
-  float values[PANEL], old[PANEL] = {};
-  if (linear.epilogue == ADD) std::memcpy(old, y_row + first, count * 4);
+inline Floats activated(Floats x, Activation activation) {
+  return activation == SILU ? x / (exponential(-x) + 1.0f) : rarely_activated(x, activation);
+}
+
+// One row's sums of one panel (of a gate's and an up's panel when GATED) into the 16 numbers at y.
+template <Epilogue EPILOGUE>
+inline void finish(const Linear& linear, const float* sums, int64_t panel, float* y) {
+#pragma GCC unroll 4
   for (int v = 0; v < PANEL; v += LANES) {
     Floats value = load(sums + v);
     if (linear.bias) value += load(linear.bias + panel * PANEL + v);
-    if (is_gated) {
+    if constexpr (EPILOGUE == ADD) value += load(y + v);
+    if constexpr (EPILOGUE == GATED) {
       Floats up = load(sums + PANEL + v);
       if (linear.bias) up += load(linear.bias + (panel + 1) * PANEL + v);
       value = activated(value, linear.activation) * up;
-    } else if (linear.epilogue == ADD) {
-      value += load(old + v);
     }
-    store(values + v, value);
+    store(y + v, value);
   }
-  std::memcpy(y_row + first, values, count * 4);
+}
+
+// The same for `count` panels of a row, of which the last may have outputs that y doesn't.
+template <Epilogue EPILOGUE>
+inline void finish_row(const Linear& linear, const float* sums, int64_t panel, int count, float* y) {
+  constexpr int STEP = EPILOGUE == GATED ? 2 : 1;
+  for (int p = 0; p < count; p += STEP) {
+    const int64_t first = (panel + p) / STEP * PANEL, left = linear.num_outputs - first;
+    if (left >= PANEL) {
+      finish<EPILOGUE>(linear, sums + p * PANEL, panel + p, y + first);
+    } else {
+      float values[PANEL] = {};
+      std::memcpy(values, y + first, left * 4);
+      finish<EPILOGUE>(linear, sums + p * PANEL, panel + p, values);
+      std::memcpy(y + first, values, left * 4);
+    }
+  }
 }
 
 // Panels first to last of a block of ROWS rows.
@@ -179,9 +205,11 @@ void block(const Linear& linear, const Weights& w, int64_t first, int64_t last, 
     for (; i + AT_ONCE <= count; i += AT_ONCE) tile<FORMAT, ROWS, AT_ONCE>(w, panel + i, x, out + i * PANEL, WIDTH);
     for (; i < count; ++i) tile<FORMAT, ROWS, 1>(w, panel + i, x, out + i * PANEL, WIDTH);
     for (int row = 0; row < ROWS; ++row) {
-      for (int p = 0; p < count; p += linear.epilogue == GATED ? 2 : 1) {
-        finish(linear, out + row * WIDTH + p * PANEL, panel + p, y + row * linear.num_outputs);
-      }
+      const float* sums = out + row * WIDTH;
+      float* y_row = y + row * linear.num_outputs;
+      if (linear.epilogue == STORE) finish_row<STORE>(linear, sums, panel, count, y_row);
+      if (linear.epilogue == ADD) finish_row<ADD>(linear, sums, panel, count, y_row);
+      if (linear.epilogue == GATED) finish_row<GATED>(linear, sums, panel, count, y_row);
     }
   }
 }

@@ -45,6 +45,8 @@ inline void store(float* to, Floats value) { *reinterpret_cast<FloatsAnywhere*>(
 
 inline Floats filled(float value) { return Floats{} + value; }
 
+inline Words filled_words(uint32_t value) { return Words{} + value; }
+
 inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 
 // Lane by lane in order: the same sum at every level that has these lanes, whatever came before.
