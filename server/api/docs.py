@@ -13,7 +13,13 @@ from server.protocol.chat_answer import ChatCompletion, ChatCompletionChunk
 from server.protocol.completions import Completion, CompletionRequest
 from server.protocol.health import Health, Version
 from server.protocol.models import Model, ModelList
-from server.protocol.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from server.protocol.tokenize import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+    TokenizerInfo,
+)
 from server.protocol.wire import WireModel
 
 BODIES: list[type[WireModel]] = [CompletionRequest, ChatCompletionRequest, TokenizeRequest, DetokenizeRequest]
@@ -25,6 +31,7 @@ ANSWERS: list[Answer] = [
     ModelList,
     TokenizeAnswer,
     DetokenizeAnswer,
+    TokenizerInfo,
     Health,
     Version,
 ]

@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`."""
+"""`POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`."""
 
 from typing import Annotated
 
@@ -11,7 +11,13 @@ from server.api.context import ApiContext
 from server.api.openapi import gives, reads
 from server.api.prompts import encode_conversation, encode_texts, off_loop
 from server.protocol.common import check_token_ids
-from server.protocol.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from server.protocol.tokenize import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+    TokenizerInfo,
+)
 
 
 def tokenize_router(api: ApiContext) -> APIRouter:
@@ -42,5 +48,12 @@ def tokenize_router(api: ApiContext) -> APIRouter:
         check_token_ids(body.tokens, model.info.vocab_size, "tokens")
         text = await off_loop(lambda: model.tokenizer.decode(body.tokens, skip_special_tokens=False), len(body.tokens))
         return Response(msgspec.json.encode(DetokenizeAnswer(text)), media_type="application/json")
+
+    @router.get("/tokenizer_info", openapi_extra=gives(TokenizerInfo))
+    async def tokenizer_info(model: str | None = None) -> Response:
+        """The special tokens, for programs that count tokens by /tokenize instead of loading the tokenizer."""
+        tokenizer = api.served.find(model).tokenizer
+        answer = TokenizerInfo(tokenizer.bos_token, tokenizer.eos_token)
+        return Response(msgspec.json.encode(answer), media_type="application/json")
 
     return router

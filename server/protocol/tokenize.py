@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`, in the shapes of vLLM's endpoints."""
+"""`POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in the shapes of vLLM's endpoints."""
 
 from typing import Annotated
 
@@ -53,3 +53,10 @@ class DetokenizeAnswer(msgspec.Struct, frozen=True):
     """The text."""
 
     prompt: str
+
+
+class TokenizerInfo(msgspec.Struct, frozen=True):
+    """The text of the tokens that begin and end one; null where the tokenizer has none."""
+
+    bos_token: str | None
+    eos_token: str | None

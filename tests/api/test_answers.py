@@ -72,6 +72,14 @@ def test_dt05_a_raw_prompt_gets_one_bos_and_a_chat_none() -> None:
     assert 256 not in ids(messages=[{"role": "user", "content": "a"}])
 
 
+def test_programs_without_the_tokenizer_find_its_special_tokens_by_their_text() -> None:
+    info = ask(serve(), "/tokenizer_info", None).json()
+    assert info == {"bos_token": "<|bos|>", "eos_token": "<|eos|>"}
+    body = {"prompt": info["eos_token"], "add_special_tokens": False}
+    assert ask(serve(), "/tokenize", body).json()["tokens"] == [TOKENIZER.eos_token_id]
+    refused(ask(serve(), "/tokenizer_info?model=unknown", None), 404)
+
+
 def test_is01_control_tokens_in_a_message_stay_text() -> None:
     def ids(content: str) -> Any:
         return ask(serve(), "/tokenize", {"messages": [{"role": "user", "content": content}]}).json()["tokens"]
