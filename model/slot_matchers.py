@@ -22,19 +22,24 @@ class TokenMasks:
 
 
 class SlotMatchers:
-    """The matcher of every slot that has a grammar. Nothing of a mask outlives its step."""
+    """The matcher of every slot that has a grammar, and the mask of every slot without one whose tokens are listed."""
 
     def __init__(self, vocab_size: int) -> None:
         self._mask_bytes = mask_bytes(vocab_size)
         self._matchers: dict[int, Matcher] = {}
         self._failed: set[int] = set()
         """Slots that could not follow their grammar: all their tokens are forbidden, which ends them."""
+        self._listed: dict[int, NDArray[np.uint8]] = {}
+        """The bits of `allowed_token_ids`, by slot."""
 
     def join(self, joins: Sequence[Join]) -> None:
         """Take over these slots: with a grammar, from where the tokens generated so far have led."""
         for join in joins:
             self._matchers.pop(join.slot, None)
             self._failed.discard(join.slot)
+            self._listed.pop(join.slot, None)
+            if join.params.allowed_token_ids:
+                self._listed[join.slot] = self._bits(join.params.allowed_token_ids)
             if join.constraint is None:
                 continue
             try:
@@ -44,7 +49,8 @@ class SlotMatchers:
 
     def masks(self, slots: Sequence[int]) -> TokenMasks | None:
         """For the next token of the sequences in `slots`, one a row."""
-        rows = [row for row, slot in enumerate(slots) if slot in self._matchers or slot in self._failed]
+        masked = self._matchers.keys() | self._failed | self._listed.keys()
+        rows = [row for row, slot in enumerate(slots) if slot in masked]
         if not rows:
             return None
         bits_CW = np.zeros((len(rows), self._mask_bytes), dtype=np.uint8)
@@ -71,8 +77,16 @@ class SlotMatchers:
             if matcher.is_complete:
                 output.completed.add(row)
 
+    def _bits(self, token_ids: Sequence[int]) -> NDArray[np.uint8]:
+        bits_W, ids = np.zeros(self._mask_bytes, dtype=np.uint8), np.array(token_ids)
+        np.bitwise_or.at(bits_W, ids >> 3, (1 << (ids & 7)).astype(np.uint8))
+        return bits_W
+
     def _write(self, slot: int, bits_W: NDArray[np.uint8]) -> None:
         if slot in self._failed:
+            return
+        if slot in self._listed:
+            bits_W[:] = self._listed[slot]
             return
         try:
             self._matchers[slot].write_mask(bits_W)

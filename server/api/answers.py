@@ -1,22 +1,27 @@
 """Pieces of text -> the HTTP answer, streamed or folded into one."""
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.choice_text import Piece, Token
+from server.api.choice_text import Piece, PromptTokens, Token
 from server.api.context import ApiContext
 from server.api.disconnect import until_disconnected
 from server.api.exchange import Exchange, exchange_of
 from server.api.generation import Run
-from server.api.sse import EventStream, event
-from server.protocol.common import Usage
+from server.api.sse import EventStream, event, padded_event
+from server.protocol.chat_answer import ChatCompletionChunk
+from server.protocol.common import StreamOptions, Usage
+from server.protocol.completions import Completion
 from server.text.events import Event, merged
+
+Chunk = Completion | ChatCompletionChunk
 
 
 @dataclass(slots=True)
@@ -27,35 +32,50 @@ class Text:
     text: str
     events: list[Event]
     tokens: list[Token]
+    token_ids: list[int]
+    prompt: PromptTokens | None
     finish_reason: str
 
 
-class Shape(Protocol):
+A_co = TypeVar("A_co", bound=msgspec.Struct, covariant=True)
+A = TypeVar("A", bound=msgspec.Struct)
+Keep = Callable[[A], Awaitable[None]]
+
+
+class Shape(Protocol[A_co]):
     """How an endpoint writes its answer. One is made for each request."""
 
-    def chunks(self, piece: Piece) -> Iterable[msgspec.Struct]:
+    def chunks(self, piece: Piece) -> Iterable[Chunk]:
         """The chunks of a stream that tell of this piece."""
 
-    def usage_chunk(self, usage: Usage) -> msgspec.Struct:
+    def usage_chunk(self, usage: Usage) -> Chunk:
         """The last chunk of a stream whose client asked for usage."""
 
-    def answer(self, texts: Sequence[Text], usage: Usage) -> msgspec.Struct:
+    def answer(self, texts: Sequence[Text], usage: Usage) -> A_co:
         """The whole answer."""
 
 
-async def respond(api: ApiContext, request: Request, run: Run, shape: Shape) -> Response:
-    """The answer in the form that the client asked for. Raises ClientDisconnected if it no longer waits."""
+async def respond(
+    api: ApiContext, request: Request, run: Run, shape: Shape[A], keep: Keep[A] | None = None
+) -> Response:
+    """The answer in the form that the client asked for. Raises ClientDisconnected if it no longer waits.
+
+    `keep` is given the whole answer, streamed or not, before the client is told of its end.
+    """
     exchange = exchange_of(request)
     is_resumable = _wants_resumable(api, request, run)
     if run.request.stream:
-        events = _events(run, shape, exchange)
+        events = _events(run, shape, exchange, keep)
         if not is_resumable:
             return EventStream(events)
         kept = api.streams.keep(api.keys.identify(request), exchange.request_id, events)
         return EventStream(kept.read(), first_id=1)
     texts = await until_disconnected(request.receive, _fold(run))
     _log_usage(run, exchange)
-    return Response(msgspec.json.encode(shape.answer(texts, run.usage())), media_type="application/json")
+    answer = shape.answer(texts, run.usage())
+    if keep is not None:
+        await keep(answer)
+    return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
 def _wants_resumable(api: ApiContext, request: Request, run: Run) -> bool:
@@ -72,31 +92,54 @@ def _wants_resumable(api: ApiContext, request: Request, run: Run) -> bool:
     return False
 
 
-async def _events(run: Run, shape: Shape, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+async def _events(run: Run, shape: Shape[A], exchange: Exchange, keep: Keep[A] | None) -> AsyncGenerator[bytes, None]:
+    fold = None if keep is None else _Fold()
+    options = run.request.stream_options or StreamOptions()
+    to_event = padded_event if options.include_obfuscation else event
     try:
         async with aclosing(run.pieces()) as pieces:
             async for piece in pieces:
-                for chunk in shape.chunks(piece):
-                    yield event(chunk)
+                if fold is not None:
+                    fold.take(piece)
+                chunks = shape.chunks(piece)
+                if options.continuous_usage_stats:
+                    chunks = [structs.replace(chunk, usage=run.usage()) for chunk in chunks]
+                for chunk in chunks:
+                    yield to_event(chunk)
     finally:
         _log_usage(run, exchange)
-    options = run.request.stream_options
-    if options is not None and options.include_usage:
-        yield event(shape.usage_chunk(run.usage()))
+    if fold is not None and keep is not None:
+        await keep(shape.answer(fold.texts(), run.usage()))
+    if options.include_usage:
+        yield to_event(shape.usage_chunk(run.usage()))
 
 
 async def _fold(run: Run) -> list[Text]:
-    texts: dict[int, tuple[list[str], Text]] = {}
+    fold = _Fold()
     async with aclosing(run.pieces()) as pieces:
         async for piece in pieces:
-            parts, whole = texts.setdefault(piece.index, ([], Text(piece.index, "", [], [], "")))
-            parts.append(piece.text)
-            whole.events += piece.events
-            whole.tokens += piece.tokens
-            if piece.finish_reason is not None:
-                whole.text, whole.finish_reason = "".join(parts), piece.finish_reason
-                whole.events = merged(whole.events)
-    return [texts[index][1] for index in sorted(texts)]
+            fold.take(piece)
+    return fold.texts()
+
+
+class _Fold:
+    """Puts the pieces of all choices together."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, tuple[list[str], Text]] = {}
+
+    def take(self, piece: Piece) -> None:
+        parts, whole = self._texts.setdefault(piece.index, ([], Text(piece.index, "", [], [], [], piece.prompt, "")))
+        parts.append(piece.text)
+        whole.events += piece.events
+        whole.tokens += piece.tokens
+        whole.token_ids += piece.token_ids
+        if piece.finish_reason is not None:
+            whole.text, whole.finish_reason = "".join(parts), piece.finish_reason
+            whole.events = merged(whole.events)
+
+    def texts(self) -> list[Text]:
+        return [self._texts[index][1] for index in sorted(self._texts)]
 
 
 def _log_usage(run: Run, exchange: Exchange) -> None:

@@ -40,16 +40,17 @@ def chat_router(api: ApiContext) -> APIRouter:
         model = api.served.find(body.model)
         limits = api.limits(model)
         body.check(limits)
+        keep = keeper(api, request, body)
         tools = body.tool_use
         encoded = await encode_conversation(model, body)
-        if not encoded.token_ids:
+        token_ids = body.truncated(encoded.token_ids, limits)
+        if not token_ids:
             raise InvalidRequest("the rendered messages have no tokens", param="messages")
         channels = _channels(model.dialect, tools, encoded.is_thinking)
         form = await answer_form(api.grammars, model, channels, tools, body.form())
         exchange_of(request).warnings += form.warnings
-        params = structs.replace(body.sampling_params(len(encoded.token_ids), limits), grammar=form.grammar)
-        run = api.run(request, body, model, [Prompt(encoded.token_ids, params)], form.plan)
-        return await respond(api, request, run, ChatShape(body, model, exchange_of(request).warnings))
+        params = structs.replace(body.sampling_params(len(token_ids), limits), grammar=form.grammar)
+        run = api.run(request, body, model, [Prompt(token_ids, params)], form.plan)
 
     return router
 

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType, structs
 
 from server.api.answers import Text
 from server.api.choice_text import Piece, Token
@@ -36,6 +36,8 @@ class ChatShape:
     def __init__(self, body: ChatCompletionRequest, model: ServedModel, warnings: list[str]) -> None:
         self._with_logprobs = body.logprobs
         self._num_top = body.top_logprobs or 0
+        self._with_token_ids = body.return_token_ids
+        self._service_tier = body.used_tier
         self._is_older_form = bool(body.functions)
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
@@ -44,21 +46,24 @@ class ChatShape:
         self._warnings: Warnings = warnings if body.include_warnings and warnings else UNSET
         include_usage = body.stream_options is not None and body.stream_options.include_usage
         self._no_usage: UsageField = None if include_usage else UNSET
+        self._call_ids: dict[tuple[int, int], str] = {}
+        """By choice and position: the whole answer has those that were streamed."""
         self._num_calls: dict[int, int] = {}
         """By choice, for those that have begun."""
 
     def chunks(self, piece: Piece) -> Iterator[ChatCompletionChunk]:
         """A choice's role first, then a chunk for each event, and one for the end."""
         if piece.index not in self._num_calls:
-            self._num_calls[piece.index] = 0
-            yield self._chunk([ChunkChoice(index=piece.index, delta=Delta(role="assistant", content=""))])
+            is_first, self._num_calls[piece.index] = not self._num_calls, 0
+            first = self._chunk([ChunkChoice(index=piece.index, delta=Delta(role="assistant", content=""))])
+            yield structs.replace(first, prompt_token_ids=_prompt_ids(piece)) if is_first else first
         deltas = [self._delta(piece.index, event) for event in piece.events if not isinstance(event, CallEnd)]
-        if piece.tokens and not deltas:
+        if (piece.tokens or piece.token_ids) and not deltas:
             deltas = [Delta(content="")]
-        logprobs = self._logprobs(piece.tokens)
+        logprobs, token_ids = self._logprobs(piece.tokens), self._token_ids(piece)
         for delta in deltas:
-            yield self._chunk([ChunkChoice(index=piece.index, delta=delta, logprobs=logprobs)])
-            logprobs = self._logprobs([])
+            yield self._chunk([ChunkChoice(index=piece.index, delta=delta, logprobs=logprobs, token_ids=token_ids)])
+            logprobs, token_ids = self._logprobs([]), UNSET
         if piece.finish_reason is not None:
             reason = self._finish_reason(piece.finish_reason)
             yield self._chunk([ChunkChoice(index=piece.index, delta=Delta(), finish_reason=reason)])
@@ -72,12 +77,14 @@ class ChatShape:
         choices = [
             ChatChoice(
                 index=text.index,
-                message=self._message(text.events),
+                message=self._message(text.index, text.events),
                 logprobs=self._logprobs(text.tokens),
                 finish_reason=self._finish_reason(text.finish_reason),
+                token_ids=self._token_ids(text),
             )
             for text in texts
         ]
+        prompt = texts[0].prompt
         return ChatCompletion(
             id=self._id,
             object="chat.completion",
@@ -87,15 +94,20 @@ class ChatShape:
             choices=choices,
             usage=usage,
             warnings=self._warnings,
+            service_tier=self._service_tier,
+            prompt_logprobs=UNSET if prompt is None or prompt.logprobs is None else prompt.logprobs,
+            prompt_token_ids=_prompt_ids(texts[0]),
         )
 
-    def _message(self, events: Sequence[Event]) -> AssistantMessage:
+    def _message(self, index: int, events: Sequence[Event]) -> AssistantMessage:
         content = "".join(event.text for event in events if isinstance(event, Content))
         reasoning = "".join(event.text for event in events if isinstance(event, Reasoning)) or UNSET
         calls = _calls(events)
         return AssistantMessage(
             content=content if content or not (calls or reasoning) else None,
-            tool_calls=[MadeToolCall(id=_new_id(), function=call) for call in calls]
+            tool_calls=[
+                MadeToolCall(id=self._call_id(index, position), function=call) for position, call in enumerate(calls)
+            ]
             if calls and not self._is_older_form
             else UNSET,
             function_call=calls[0] if calls and self._is_older_form else UNSET,
@@ -119,7 +131,11 @@ class ChatShape:
         position = self._num_calls[index] - 1
         if isinstance(event, CallArguments):
             return Delta(tool_calls=[ToolCallDelta(index=position, function=function)])
-        return Delta(tool_calls=[ToolCallDelta(index=position, id=_new_id(), type="function", function=function)])
+        call_id = self._call_id(index, position)
+        return Delta(tool_calls=[ToolCallDelta(index=position, id=call_id, type="function", function=function)])
+
+    def _call_id(self, index: int, position: int) -> str:
+        return self._call_ids.setdefault((index, position), f"call_{secrets.token_hex(12)}")
 
     def _finish_reason(self, reason: str) -> str:
         return "function_call" if reason == "tool_calls" and self._is_older_form else reason
@@ -135,7 +151,11 @@ class ChatShape:
             choices=choices,
             usage=self._no_usage if usage is None else usage,
             warnings=warnings,
+            service_tier=self._service_tier,
         )
+
+    def _token_ids(self, text: Piece | Text) -> list[int] | UnsetType:
+        return text.token_ids if self._with_token_ids else UNSET
 
     def _logprobs(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
         return ChatLogprobs([self._token(token) for token in tokens]) if self._with_logprobs else None
@@ -146,6 +166,10 @@ class ChatShape:
         return TokenLogprob(token.text, token.logprob, list(token.bytes), top[: self._num_top])
 
 
+def _prompt_ids(text: Piece | Text) -> list[int] | UnsetType:
+    return UNSET if text.prompt is None or text.prompt.token_ids is None else text.prompt.token_ids
+
+
 def _calls(events: Sequence[Event]) -> list[CalledFunction]:
     calls: list[tuple[str, list[str]]] = []
     for event in events:
@@ -154,7 +178,3 @@ def _calls(events: Sequence[Event]) -> list[CalledFunction]:
         elif isinstance(event, CallArguments):
             calls[-1][1].append(event.text)
     return [CalledFunction(name, "".join(arguments)) for name, arguments in calls]
-
-
-def _new_id() -> str:
-    return f"call_{secrets.token_hex(12)}"

@@ -6,21 +6,22 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from msgspec import UNSET
+from msgspec import UNSET, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.answers import Text, respond
-from server.api.choice_text import Piece, Token
+from server.api.choice_text import Piece, PromptTokens, Token
 from server.api.context import ApiContext
 from server.api.exchange import exchange_of
 from server.api.generation import Prompt
 from server.api.openapi import gives, reads
-from server.api.prompts import encode_texts
+from server.api.prompts import encode_continuation, encode_texts
 from server.errors import InvalidRequest
 from server.protocol.common import Limits, Usage, UsageField, Warnings
 from server.protocol.completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from server.served import ServedModel
+from server.text.gap_tokens import gap_tokens
 
 _EXAMPLE = {"prompt": "Once upon a time", "max_tokens": 60, "stream": True}
 
@@ -47,16 +48,41 @@ def completions_router(api: ApiContext) -> APIRouter:
 
 
 async def _prompts(body: CompletionRequest, model: ServedModel, limits: Limits) -> list[Prompt]:
+    if body.suffix:
+        return await _gaps(body, body.suffix, model, limits)
     given = body.prompt or [[_first_token(model)]]
     texts = [one for one in given if isinstance(one, str)]
     encoded = iter(await encode_texts(model, texts, body.add_special_tokens))
     prompts = []
     for one in given:
-        token_ids = next(encoded) if isinstance(one, str) else one
-        if not token_ids:
+        whole = next(encoded) if isinstance(one, str) else one
+        if not whole:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
-        echoed = (one if isinstance(one, str) else model.tokenizer.decode(one)) if body.echo else None
+        token_ids = body.truncated(whole, limits)
+        echoed = None
+        if body.echo:
+            echoed = one if isinstance(one, str) and token_ids == whole else model.tokenizer.decode(token_ids)
         prompts.append(Prompt(token_ids, body.sampling_params(len(token_ids), limits), echoed))
+    return prompts
+
+
+async def _gaps(body: CompletionRequest, suffix: str, model: ServedModel, limits: Limits) -> list[Prompt]:
+    """Prompts that ask for what stands between a text and the suffix."""
+    gap = gap_tokens(model.tokenizer)
+    if gap is None or gap.middle >= limits.vocab_size:
+        raise InvalidRequest("this model can't fill a gap: its tokenizer has no tokens for it", param="suffix")
+    texts = [prompt for prompt in body.prompt or [""] if isinstance(prompt, str)]
+    before = await encode_texts(model, texts, body.add_special_tokens)
+    [start] = await encode_texts(model, [""], body.add_special_tokens)
+    after = await encode_continuation(model, suffix)
+    prompts = []
+    for ids in before:
+        whole = [*start, gap.prefix, *ids[len(start) :], gap.suffix, *after, gap.middle]
+        token_ids = body.truncated(whole, limits)
+        params = body.sampling_params(len(token_ids), limits)
+        if gap.end is not None and not body.ignore_eos:
+            params = structs.replace(params, stop_token_ids=(*params.stop_token_ids, gap.end))
+        prompts.append(Prompt(token_ids, params))
     return prompts
 
 
@@ -84,11 +110,8 @@ class _CompletionShape:
 
     def chunks(self, piece: Piece) -> Iterator[Completion]:
         """A chunk for the text, one for the end."""
-        if piece.text or piece.tokens:
-            logprobs = self._logprobs(piece.tokens)
-            yield self._envelope(
-                [CompletionChoice(text=piece.text, index=piece.index, logprobs=logprobs)], self._no_usage
-            )
+        if piece.text or piece.tokens or piece.token_ids or piece.prompt is not None:
+            yield self._envelope([self._choice(piece, piece.index, finish_reason=None)], self._no_usage)
         if piece.finish_reason is not None:
             end = CompletionChoice(text="", index=piece.index, finish_reason=piece.finish_reason)
             yield self._envelope([end], self._no_usage)
@@ -106,11 +129,21 @@ class _CompletionShape:
             if num_choices > n:
                 of_prompt.sort(key=_mean_logprob, reverse=True)
             choices += of_prompt[:n]
-        return self._envelope([self._choice(text, index) for index, text in enumerate(choices)], usage)
+        return self._envelope(
+            [self._choice(text, index, text.finish_reason) for index, text in enumerate(choices)], usage
+        )
 
-    def _choice(self, text: Text, index: int) -> CompletionChoice:
-        logprobs = self._logprobs(text.tokens)
-        return CompletionChoice(text=text.text, index=index, logprobs=logprobs, finish_reason=text.finish_reason)
+    def _choice(self, text: Text | Piece, index: int, finish_reason: str | None) -> CompletionChoice:
+        prompt = text.prompt or PromptTokens(None, None)
+        return CompletionChoice(
+            text=text.text,
+            index=index,
+            logprobs=self._logprobs(text.tokens),
+            finish_reason=finish_reason,
+            prompt_logprobs=UNSET if prompt.logprobs is None else prompt.logprobs,
+            prompt_token_ids=UNSET if prompt.token_ids is None else prompt.token_ids,
+            token_ids=text.token_ids if self._body.return_token_ids else UNSET,
+        )
 
     def _logprobs(self, tokens: Sequence[Token]) -> CompletionLogprobs | None:
         if self._body.logprobs is None:

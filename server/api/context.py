@@ -18,6 +18,7 @@ from server.metrics import Metrics
 from server.protocol.common import GenerationRequest, Limits
 from server.protocol.wire import WireModel
 from server.served import ServedModel, ServedModels
+from server.store import ChatStore
 from server.text.channels import ChannelPlan
 
 # Entries of log-probabilities that one answer may hold at once, some hundred bytes each.
@@ -52,6 +53,8 @@ class ApiContext:
     keys: KeyRing
     metrics: Metrics
     streams: ResumableStreams
+    store: ChatStore | None = None
+    """None: answers are not stored."""
     grammars: GrammarDoor = field(default_factory=GrammarDoor)
 
     def body(self, model: type[T]) -> Callable[[Request], Awaitable[T]]:
@@ -84,7 +87,10 @@ class ApiContext:
         """
         _check_size(body, prompts)
         _check_places(len(prompts), body, model.info.max_num_seqs + self.settings.max_waiting)
+        if body.allowed_token_ids and any(prompt.params.grammar is not None for prompt in prompts):
+            raise InvalidRequest("not together with a form that the text must have", param="allowed_token_ids")
         exchange = exchange_of(request)
+        exchange.request_id = body.request_id or exchange.request_id
         exchange.log_fields |= {
             "model": model.name,
             "num_prompts": len(prompts),
@@ -111,15 +117,16 @@ class ApiContext:
 
 
 def _check_size(body: GenerationRequest, prompts: list[Prompt]) -> None:
-    if body.num_logprobs is None:
-        return
-    echoed = sum(len(prompt.token_ids) for prompt in prompts if prompt.params.prompt_logprobs is not None)
+    num_entries = 0
+    if body.num_prompt_logprobs is not None:
+        num_entries += sum(len(prompt.token_ids) for prompt in prompts) * (1 + body.num_prompt_logprobs)
     # A stream's are sent as they come.
-    generated = 0 if body.stream else sum(prompt.params.max_tokens for prompt in prompts)
-    if (echoed + generated) * body.num_choices * (1 + body.num_logprobs) > MAX_LOGPROB_ENTRIES:
+    if body.num_logprobs is not None and not body.stream:
+        num_entries += sum(prompt.params.max_tokens for prompt in prompts) * (1 + body.num_logprobs)
+    if num_entries * body.num_choices > MAX_LOGPROB_ENTRIES:
         raise InvalidRequest(
             f"more than {MAX_LOGPROB_ENTRIES} log-probabilities; ask for fewer tokens, choices or alternatives",
-            param=body.logprobs_field,
+            param="prompt_logprobs" if body.num_logprobs is None else body.logprobs_field,
         )
 
 

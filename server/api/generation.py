@@ -69,7 +69,7 @@ class Run:
         async with AsyncExitStack() as stack:
             generations = [await self._enter(stack, prompt) for prompt in self._prompts]
             self._choices = self._make_choices()
-            outputs = await stack.enter_async_context(aclosing(_merged(generations)))
+            outputs = await stack.enter_async_context(aclosing(self._until_deadline(_merged(generations))))
             async for prompt_index, output in outputs:
                 self._check(output)
                 self._note_cached(prompt_index, output.num_cached)
@@ -82,8 +82,27 @@ class Run:
                     if output.finish_reason is None:
                         generations[prompt_index].finish(output.index)
                 yield piece
+            for index, choice in enumerate(self._choices):
+                if not choice.is_over:  # the deadline came first
+                    self._clock.finish("length")
+                    yield choice.take(Output(index=index, token_ids=[], num_cached=0, finish_reason="length"), index)
         self._clock.end(self.usage())
         self.receipt.is_complete = True
+
+    async def _until_deadline(
+        self, outputs: AsyncGenerator[tuple[int, Output], None]
+    ) -> AsyncGenerator[tuple[int, Output], None]:
+        """The outputs that come before the request's deadline, if it has one."""
+        deadline_ms = self.request.deadline_ms
+        deadline = None if deadline_ms is None else asyncio.get_running_loop().time() + deadline_ms / 1000
+        async with aclosing(outputs):
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        output = await anext(outputs)
+                except (StopAsyncIteration, TimeoutError):
+                    return
+                yield output
 
     def usage(self) -> Usage:
         """What was computed so far. A prompt counts once, however many choices it has."""
@@ -100,7 +119,7 @@ class Run:
                 prompt.token_ids,
                 prompt.params,
                 num_choices=request.num_choices,
-                priority=request.priority,
+                priority=request.queue_priority,
                 cache_salt=self._cache_salt,
             )
         )

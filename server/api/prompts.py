@@ -34,6 +34,12 @@ async def encode_texts(model: ServedModel, texts: Sequence[str], add_special_tok
     )
 
 
+async def encode_continuation(model: ServedModel, text: str) -> list[int]:
+    """Token ids of a text that others come before. Raises ContextLengthExceeded for what can't fit."""
+    _refuse_hopeless(model, text, "suffix")
+    return await off_loop(lambda: model.tokenizer.encode_continuation(text), len(text))
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedConversation:
     """Messages as the model reads them."""
@@ -47,7 +53,7 @@ async def encode_conversation(model: ServedModel, body: Conversation) -> Encoded
     """Renders messages and tools. Raises InvalidRequest with the template's words, ContextLengthExceeded."""
     dialect = model.dialect
     tools = _tools(dialect, body.tool_use)
-    kwargs = _effort(dialect, body.reasoning_effort) | body.chat_template_kwargs
+    kwargs = _effort(dialect, body.reasoning_effort) | _verbosity(dialect, body.verbosity) | body.chat_template_kwargs
     num_chars = sum(len(message.text) for message in body.messages)
 
     def render_and_encode() -> EncodedConversation:
@@ -90,6 +96,17 @@ def _effort(dialect: Dialect, effort: str | None) -> dict[str, JsonValue]:
             f"{effort!r} makes no difference to this model: its chat template can't be told", param="reasoning_effort"
         )
     return variables
+
+
+def _verbosity(dialect: Dialect, verbosity: str | None) -> dict[str, JsonValue]:
+    if verbosity is None or (verbosity == "medium" and "verbosity" not in dialect.variables):
+        return {}
+    if "verbosity" not in dialect.variables:
+        raise InvalidRequest(
+            "it makes no difference to this model: its chat template can't be told; ask in the prompt",
+            param="verbosity",
+        )
+    return {"verbosity": verbosity}
 
 
 def _refuse_hopeless(model: ServedModel, text: str, param: str) -> None:

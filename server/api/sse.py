@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import msgspec
+from msgspec import structs
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -13,6 +15,7 @@ from server.api.disconnect import until_disconnected
 from server.api.error_responses import error_body, unexpected
 from server.api.exchange import exchange_in
 from server.errors import ClientDisconnected, RequestError
+from server.protocol.common import Envelope
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +23,7 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_S = 10.0
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+_PADDED_TO = 64
 
 _LINE_ENDS = tuple((character.encode(), b"\\u%04x" % ord(character)) for character in "\x85\u2028\u2029")
 _encode = msgspec.json.Encoder().encode
@@ -33,6 +37,16 @@ def event(chunk: msgspec.Struct) -> bytes:
         for character, escape in _LINE_ENDS:
             line = line.replace(character, escape)
     return b"data: " + line + b"\n\n"
+
+
+def padded_event(chunk: Envelope) -> bytes:
+    """As `event`, padded so that the number of its bytes tells no more of the text than its multiple of 64.
+
+    Random characters: others would vanish where a proxy compresses.
+    """
+    num_bytes = len(event(structs.replace(chunk, obfuscation="")))
+    padding = secrets.token_urlsafe(_PADDED_TO)[: -num_bytes % _PADDED_TO]
+    return event(structs.replace(chunk, obfuscation=padding))
 
 
 def error_event(error: RequestError) -> bytes:

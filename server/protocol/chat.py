@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from msgspec import UNSET
 from pydantic import BeforeValidator, Field, JsonValue
 
 from server.errors import InvalidRequest
+from server.protocol.chat_answer import ServiceTierField
 from server.protocol.common import GenerationRequest, Limits, Name, TokenCount
+from server.protocol.metadata import Metadata
 from server.protocol.refused import CHAT
 from server.protocol.structured import Form, ResponseFormat
 from server.protocol.tools import (
@@ -101,6 +104,8 @@ class Conversation(WireModel):
     """What the model may call."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     """How much to think, for chat templates that know it or can switch thinking off (`none`)."""
+    verbosity: Literal["low", "medium", "high"] | None = None
+    """How long the answer is to be, for chat templates that know it; `medium` is taken by all."""
     add_special_tokens: bool | None = None
     """Put the beginning-of-sequence token first; by default not, since templates write it themselves."""
 
@@ -119,6 +124,10 @@ class Conversation(WireModel):
         """Raise InvalidRequest where the fields contradict each other."""
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidRequest("not together with add_generation_prompt", param="continue_final_message")
+
+
+# Further apart than any two values of `priority`.
+_TIER_PRIORITIES = {"priority": -10_000, "flex": 10_000}
 
 
 class ChatCompletionRequest(GenerationRequest, Conversation):
@@ -144,6 +153,8 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     """The older form of `tool_choice`."""
     response_format: ResponseFormat | None = None
     """What form the text must have."""
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    """`priority` is served before `default` and `flex` after it, whatever the field `priority` says."""
     prompt_cache_key: Name | None = None
     """Accepted; prompts are cached without it, and there is one worker to route to."""
 
@@ -151,6 +162,22 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     def wanted_tokens(self) -> int | None:
         """`max_tokens` is the older name."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def used_tier(self) -> ServiceTierField:
+        """The service tier that the answer names."""
+        match self.service_tier:
+            case None:
+                return UNSET
+            case "auto" | "default":
+                return "default"
+            case tier:
+                return tier
+
+    @property
+    def queue_priority(self) -> int:
+        """The tier counts more than any `priority`."""
+        return self.priority + _TIER_PRIORITIES.get(self.service_tier or "default", 0)
 
     @property
     def num_logprobs(self) -> int | None:

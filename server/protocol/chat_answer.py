@@ -5,7 +5,10 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from server.protocol.common import Envelope, UsageField, Warnings
+from server.protocol.common import Envelope, PromptLogprobs, UsageField, Warnings
+
+ServiceTierField = Literal["default", "flex", "priority"] | UnsetType
+"""The tier that was used, if the request named one."""
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
@@ -70,6 +73,7 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: str
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(Envelope, frozen=True, kw_only=True):
@@ -77,6 +81,9 @@ class ChatCompletion(Envelope, frozen=True, kw_only=True):
 
     choices: list[ChatChoice]
     usage: UsageField = UNSET
+    service_tier: ServiceTierField = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
     warnings: Warnings = UNSET
 
 
@@ -114,6 +121,7 @@ class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
     delta: Delta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletionChunk(Envelope, frozen=True, kw_only=True):
@@ -121,4 +129,7 @@ class ChatCompletionChunk(Envelope, frozen=True, kw_only=True):
 
     choices: list[ChunkChoice]
     usage: UsageField = UNSET
+    service_tier: ServiceTierField = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    """With the first chunk."""
     warnings: Warnings = UNSET

@@ -1,19 +1,17 @@
 """The request fields and the answer parts that completions and chat share."""
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 from pydantic import BeforeValidator, Field
 
 from model.batch import SamplingParams
 from server.errors import ContextLengthExceeded, InvalidRequest
-from server.protocol.refused import STREAM_OPTIONS
 from server.protocol.structured import StructuredFields
-from server.protocol.wire import Refusal, WireModel
+from server.protocol.wire import WireModel
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -42,10 +40,12 @@ class Limits:
 class StreamOptions(WireModel):
     """`stream_options`."""
 
-    refused: ClassVar[Mapping[str, Refusal]] = STREAM_OPTIONS
-
     include_usage: bool = False
     """Whether a last chunk without choices tells the token counts."""
+    continuous_usage_stats: bool = False
+    """With `include_usage`: every other chunk tells the counts so far."""
+    include_obfuscation: bool = False
+    """Pad the chunks with random characters, so that their size on the wire doesn't tell the length of a token."""
 
 
 class GenerationRequest(StructuredFields):
@@ -75,6 +75,8 @@ class GenerationRequest(StructuredFields):
     # The sampler holds 128, and the tokenizer's end-of-sequence token may join them.
     stop_token_ids: list[TokenId] = Field([], max_length=64)
     """Token ids that end a choice, beside the model's end-of-sequence tokens."""
+    allowed_token_ids: list[TokenId] = Field([], max_length=1024)
+    """Nothing else is drawn, not even an end-of-sequence token that isn't listed; empty is off."""
     ignore_eos: bool = False
     """Go on after the model's end-of-sequence tokens."""
     temperature: float = Field(1.0, ge=0, le=2)
@@ -89,12 +91,25 @@ class GenerationRequest(StructuredFields):
     """Send the answer as server-sent events while it is generated."""
     stream_options: StreamOptions | None = None
     """Further wishes about a stream."""
+    prompt_logprobs: int | None = Field(None, ge=0, le=100)
+    """List the log-probability of each token of the prompt, and this many alternatives; not in a stream. `rank` is
+    null for a token that is not among them."""
+    return_token_ids: bool = False
+    """Give the ids of the prompt's and the answer's tokens too."""
+    return_tokens_as_token_ids: bool = False
+    """Write tokens in log-probabilities as `token_id:5`, which tells apart those that look alike."""
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, le=2**31 - 1)
+    """Keep only so many tokens of the prompt, the last ones; -1: as many as fit before `max_tokens`."""
     skip_special_tokens: bool = True
     """Leave special tokens out of the text."""
     include_stop_str_in_output: bool = False
     """End the text with the stop string instead of before it."""
     priority: int = Field(0, ge=-1000, le=1000)
     """Requests with a lower number go first."""
+    deadline_ms: int | None = Field(None, ge=1, le=2**31 - 1)
+    """So many milliseconds after it entered the queue the request ends with what it has, as if at `max_tokens`."""
+    request_id: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
+    """The request's name in the header x-request-id and in the log; goes before that header of the request."""
     cache_salt: Name | None = None
     """Prompts share cached blocks only with requests of the same salt."""
     user: str | None = Field(None, max_length=512)
@@ -127,21 +142,43 @@ class GenerationRequest(StructuredFields):
     @property
     def num_prompt_logprobs(self) -> int | None:
         """As `SamplingParams.prompt_logprobs`."""
-        return None
+        return self.prompt_logprobs
+
+    @property
+    def queue_priority(self) -> int:
+        """As the engine's priority: lower goes first."""
+        return self.priority
 
     def check(self, limits: Limits) -> None:
         """Raise InvalidRequest where fields contradict each other or exceed what the model has."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+        if (options := self.stream_options) is not None and options.continuous_usage_stats > options.include_usage:
+            raise InvalidRequest("it needs include_usage: true", param="stream_options.continuous_usage_stats")
         if self.n > limits.max_choices:
             raise InvalidRequest(f"n is at most {limits.max_choices} on this server", param="n")
         if (self.num_logprobs or 0) > limits.max_logprobs:
             raise InvalidRequest(f"at most {limits.max_logprobs} on this server", param=self.logprobs_field)
+        if (self.prompt_logprobs or 0) > limits.max_logprobs:
+            raise InvalidRequest(f"at most {limits.max_logprobs} on this server", param="prompt_logprobs")
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest("prompt_logprobs has no place in a stream", param="prompt_logprobs")
+        if self.truncate_prompt_tokens == 0:
+            raise InvalidRequest("a prompt keeps at least 1 token; -1 keeps what fits", param="truncate_prompt_tokens")
         wanted = self.wanted_tokens if self.wanted_tokens is not None else self.default_max_tokens
         if wanted is not None and self.min_tokens > wanted:
             raise InvalidRequest(f"min_tokens is above max_tokens, which is {wanted}", param="min_tokens")
         check_token_ids(self.stop_token_ids, limits.vocab_size, "stop_token_ids")
+        check_token_ids(self.allowed_token_ids, limits.vocab_size, "allowed_token_ids")
         self._bias(limits)
+
+    def truncated(self, prompt_ids: list[int], limits: Limits) -> list[int]:
+        """What `truncate_prompt_tokens` leaves of a prompt."""
+        if self.truncate_prompt_tokens is None:
+            return prompt_ids
+        wanted = 1 if self.wanted_tokens is None else self.wanted_tokens
+        most = limits.max_model_len - wanted if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
+        return prompt_ids[-max(most, 1) :]
 
     def sampling_params(self, num_prompt: int, limits: Limits) -> SamplingParams:
         """How to sample after a prompt of `num_prompt` tokens. Raises InvalidRequest, ContextLengthExceeded."""
@@ -157,6 +194,7 @@ class GenerationRequest(StructuredFields):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             logit_bias=self._bias(limits),
+            allowed_token_ids=tuple(self.allowed_token_ids),
             seed=secrets.randbits(63) if self.seed is None else self.seed % 2**63,
             ignore_eos=self.ignore_eos,
             stop_token_ids=(*self.stop_token_ids, *(() if self.ignore_eos else limits.eos_token_ids)),
@@ -226,7 +264,21 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     system_fingerprint: str
+    obfuscation: str | UnsetType = UNSET
+    """Padding, to be thrown away."""
 
+
+class PromptLogprob(msgspec.Struct, frozen=True):
+    """A token that could have been at a place of the prompt."""
+
+    logprob: float
+    rank: int | None
+    """1 for the most likely token; null beyond those that were asked for."""
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]
+"""For each token of the prompt, it and the alternatives by id; null for the first, which nothing comes before."""
 
 UsageField = Usage | None | UnsetType
 """UNSET: the key is absent. None: it is null, as in all chunks but the last when usage was asked for."""

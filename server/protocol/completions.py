@@ -4,12 +4,20 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from server.errors import InvalidRequest
-from server.protocol.common import Envelope, GenerationRequest, Limits, UsageField, Warnings, check_token_ids
+from server.protocol.common import (
+    Envelope,
+    GenerationRequest,
+    Limits,
+    PromptLogprobs,
+    UsageField,
+    Warnings,
+    check_token_ids,
+)
 from server.protocol.refused import COMPLETIONS
 from server.protocol.wire import Refusal
 
@@ -42,6 +50,8 @@ class CompletionRequest(GenerationRequest):
         Annotated[Prompts, BeforeValidator(_as_prompts, json_schema_input_type=str | list[int] | Prompts)] | None
     ) = None
     """A text, its token ids, or a list of these, each answered by itself; without one, from the model's first token."""
+    suffix: str | None = None
+    """What comes after the text: the model fills the gap between prompt and suffix, if it has tokens for that."""
     best_of: int | None = Field(None, ge=0, le=128)
     """Generate this many choices and answer with the `n` of highest mean log-probability."""
     echo: bool = False
@@ -64,18 +74,29 @@ class CompletionRequest(GenerationRequest):
     @property
     def num_prompt_logprobs(self) -> int | None:
         """An echoed prompt shows its tokens' log-probabilities too."""
-        return self.logprobs if self.echo else None
+        wanted = [self.logprobs if self.echo else None, self.prompt_logprobs]
+        return max((count for count in wanted if count is not None), default=None)
 
     def check(self, limits: Limits) -> None:
         """Raise InvalidRequest where fields contradict each other or exceed what the model has."""
         super().check(limits)
-        if self.max_tokens == 0 and not self.echo:
-            raise InvalidRequest("max_tokens 0 generates nothing; it makes sense with echo alone", param="max_tokens")
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise InvalidRequest(
+                "max_tokens 0 generates nothing; use it with echo or prompt_logprobs", param="max_tokens"
+            )
+        if self.suffix:
+            self._check_suffix()
         if self.best_of is not None:
             self._check_best_of(self.best_of, limits)
         for prompt in self.prompt or []:
             if isinstance(prompt, list):
                 check_token_ids(prompt, limits.vocab_size, "prompt")
+
+    def _check_suffix(self) -> None:
+        if self.echo:
+            raise InvalidRequest("not together with suffix: the model reads the suffix before its text", param="echo")
+        if not all(isinstance(prompt, str) for prompt in self.prompt or []):
+            raise InvalidRequest("a suffix needs prompts of text, not of token ids", param="suffix")
 
     def _check_best_of(self, best_of: int, limits: Limits) -> None:
         if not self.n <= best_of <= limits.max_choices:
@@ -100,6 +121,10 @@ class CompletionChoice(msgspec.Struct, kw_only=True):
     index: int
     logprobs: CompletionLogprobs | None = None
     finish_reason: str | None = None
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    """In a stream with the choice's first chunk."""
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class Completion(Envelope, frozen=True, kw_only=True):

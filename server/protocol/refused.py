@@ -2,19 +2,11 @@
 
 from server.protocol.wire import Refusal
 
-_NO_IDS = Refusal("token ids come from /tokenize; logprobs shows the tokens of an answer", (False,))
 _BEAMS = Refusal("there is no beam search; use n or best_of with a temperature")
 
 COMMON: dict[str, Refusal] = {
     "typical_p": Refusal("use top_p or min_p", (1, 1.0)),
     "spaces_between_special_tokens": Refusal("tokens are joined as the tokenizer joins them", (True,)),
-    "prompt_logprobs": Refusal("use echo with logprobs on /v1/completions"),
-    "return_token_ids": _NO_IDS,
-    "return_tokens_as_token_ids": _NO_IDS,
-    "truncate_prompt_tokens": Refusal("shorten the prompt before you send it; /tokenize counts its tokens"),
-    "request_id": Refusal("send it as the header x-request-id"),
-    "deadline_ms": Refusal("close the connection when you no longer want the answer"),
-    "allowed_token_ids": Refusal("use logit_bias", ([],)),
     "bad_words": Refusal("use logit_bias", ([],)),
     "use_beam_search": Refusal(_BEAMS.reason, (False,)),
     "length_penalty": Refusal(_BEAMS.reason, (1, 1.0)),
@@ -22,29 +14,17 @@ COMMON: dict[str, Refusal] = {
     "prompt_embeds": Refusal("send text or token ids"),
 }
 
-STREAM_OPTIONS: dict[str, Refusal] = {
-    "include_obfuscation": Refusal("chunks are not padded", (False,)),
-    "continuous_usage_stats": Refusal("usage comes once, at the end, with include_usage", (False,)),
-}
-
 COMPLETIONS: dict[str, Refusal] = COMMON | {
-    "suffix": Refusal("the served model can't fill in the middle", ("",)),
     "response_format": Refusal("use structured_outputs, or /v1/chat/completions", ({"type": "text"},)),
     "messages": Refusal("messages go to /v1/chat/completions"),
 }
 
-_STORE = Refusal("answers are not stored; keep them on your side")
-
 CHAT: dict[str, Refusal] = COMMON | {
     "prediction": Refusal("predicted outputs do not exist here yet; leave it out, the answer is the same"),
-    "verbosity": Refusal("ask for it in the prompt", ("medium",)),
     "modalities": Refusal("answers are text", (["text"], [])),
     "audio": Refusal("answers are text"),
     "web_search_options": Refusal("the server reads nothing from the web; put what you found into a message"),
     "moderation": Refusal("answers are not moderated"),
-    "service_tier": Refusal("use priority", ("auto", "default")),
-    "store": Refusal(_STORE.reason, (False,)),
-    "metadata": Refusal(_STORE.reason, ({},)),
     "prompt_cache_retention": Refusal("cached prompts stay in memory while there is room", ("in_memory",)),
     "prompt_cache_options": Refusal("prompts are cached without being asked", ({}, {"mode": "implicit"})),
     "chat_template": Refusal("templates come with the model, never with a request"),

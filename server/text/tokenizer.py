@@ -104,6 +104,15 @@ class Tokenizer:
             position = end
         return ids + self._encode_after(bool(ids), rendered.text[position:], self._encode_part)
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """The ids of a text that others come before: no beginning is marked. Raises InvalidText."""
+        return self._encode_after(True, text, self._encode_part)
+
+    def id_of(self, spelling: str) -> int | None:
+        """The id of this token of the vocabulary."""
+        token_id: int | None = self._tokenizer.token_to_id(spelling)
+        return token_id
+
     def min_num_tokens(self, text: str) -> int:
         """A number of tokens that `text` has at least, found without tokenizing; 0 if none is known."""
         return 0 if self._max_chars_per_token is None else -(-len(text) // self._max_chars_per_token)
