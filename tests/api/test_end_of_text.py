@@ -56,7 +56,7 @@ def serve(directory: Path, token_ids: list[int], vocab_size: int = VOCAB_SIZE) -
         eos_token_ids=config_from_directory(directory).eos_token_ids,
     )
     model = ServedModel(("tiny",), tokenizer, chat_template(tokenizer), engine, created=1)
-    return Served(create_app(Settings(), ServedModels([model]), version="0.0.0"), engine)
+    return Served(create_app(Settings(), ServedModels([model]), version="0.0.0"), engine, model)
 
 
 @pytest.mark.parametrize("end", ENDS)

@@ -55,7 +55,7 @@ def tool_server(text: str, template: str = "hermes", max_model_len: int = 4096, 
     jinja = ChatTemplate({"default": TEMPLATES[template]}, TOKENIZER.special_tokens, TOKENIZER.control_tokens)
     dialect = dialect_of(jinja, **parsers)
     model = ServedModel(("tiny",), TOKENIZER, jinja, engine, created=1, dialect=dialect)
-    return Served(create_app(Settings(), ServedModels([model]), version="0.0.0"), engine)
+    return Served(create_app(Settings(), ServedModels([model]), version="0.0.0"), engine, model)
 
 
 def prompt_of(served: Served, **body: Any) -> str:
