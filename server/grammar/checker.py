@@ -45,7 +45,7 @@ class GrammarChecker:
 
     async def check(self, grammar: Grammar) -> Verdict:
         """What compiling it says. Raises QueueFull when too many grammars wait already."""
-        key = hashlib.sha256(msgspec.msgpack.encode(grammar)).digest()
+        key = _key(grammar)
         if (known := self._verdicts.get(key)) is not None:
             self._verdicts.move_to_end(key)
             return known
@@ -56,10 +56,25 @@ class GrammarChecker:
             verdict = await asyncio.get_running_loop().run_in_executor(self._threads, self._compile, grammar)
         finally:
             self._num_waiting -= 1
-        self._verdicts[key] = verdict
+        self.remember(grammar, verdict)
+        return verdict
+
+    @property
+    def num_remembered(self) -> int:
+        """Verdicts that need no compiling."""
+        return len(self._verdicts)
+
+    def remember(self, grammar: Grammar, verdict: Verdict) -> None:
+        """Keep a verdict; that which was longest not asked for goes."""
+        self._verdicts[_key(grammar)] = verdict
         while len(self._verdicts) > MAX_REMEMBERED:
             self._verdicts.popitem(last=False)
-        return verdict
+
+    def close(self) -> None:
+        """End the children."""
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().end()
 
     def _compile(self, grammar: Grammar) -> Verdict:
         try:
@@ -69,13 +84,16 @@ class GrammarChecker:
         try:
             verdict = child.ask(frame(grammar), MAX_COMPILE_S)
         except TimeoutError:
-            child.end()
-            return TOO_LONG
+            verdict = TOO_LONG
         except (EOFError, OSError):
-            child.end()
-            return TOO_LARGE
-        if child.is_alive:
-            self._idle.put(child)
+            verdict = TOO_LARGE
+        else:
+            if child.is_alive:
+                self._idle.put(child)
+                return verdict
+        child.end()
+        # So that the next grammar doesn't wait for it.
+        self._threads.submit(lambda: self._idle.put(_Child(self._vocabulary())))
         return verdict
 
 
@@ -84,7 +102,7 @@ class _Child:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "server.grammar.child"],
+            [sys.executable, "-P", "-m", "server.grammar.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a stack that overflows says so there
@@ -119,6 +137,10 @@ class _Child:
                 raise EOFError
             data += part
         return data
+
+
+def _key(grammar: Grammar) -> bytes:
+    return hashlib.sha256(msgspec.msgpack.encode(grammar)).digest()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -26,7 +26,7 @@ STACK_BYTES = 8 * 2**20
 # What it has grown to by then it doesn't give back: the next grammar gets a new process.
 MAX_RESIDENT_KIB = 512 * 1024
 # Behind everything that streams.
-NICENESS = 10
+NICENESS = 5
 PR_SET_PDEATHSIG = 1
 
 

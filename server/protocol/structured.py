@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, PrivateAttr
 
 from model.grammar import Grammar
 from server.errors import InvalidRequest
@@ -101,8 +101,20 @@ class StructuredFields(WireModel):
     guided_grammar: Ebnf | None = None
     """An older name of `structured_outputs.grammar`."""
 
+    _form: Form | None = PrivateAttr(None)
+
+    def model_post_init(self, context: Any) -> None:
+        """Find the form, while the body is read: a large one is read in a thread.
+
+        Raises InvalidRequest when two fields name one, or when one is too large.
+        """
+        self._form = self._find_form()
+
     def form(self) -> Form | None:
-        """What the text must match. Raises InvalidRequest when two fields say it, or when one is too large."""
+        """What the text must match."""
+        return self._form
+
+    def _find_form(self) -> Form | None:
         forms = self._forms()
         if self.structured_outputs is not None and not any(form.param.startswith("structured") for form in forms):
             raise InvalidRequest("give one of json, regex, choice, grammar, json_object", param="structured_outputs")
