@@ -36,6 +36,7 @@ class Talker:
         self.notes = [
             (name, line) for name, blocks in read_sections(folder / "notes.txt").items() for line in blocks[0]
         ]
+        self.names = read_sections(folder / "names.txt")["names"][0]
         self.systems = read_sections(folder / "systems.txt")["system"][0]
 
     def conversation(self, rng: Random, max_exchanges: int) -> list[Message]:
@@ -56,8 +57,12 @@ class Talker:
         table, line = rng.choice(self.notes)
         return _with_breaks(expand(line, self._slots(table, rng), rng))
 
+    def name_text(self, rng: Random) -> str:
+        """A few sentences in which names and things come again."""
+        return expand(rng.choice(self.names), self.storyteller.scene(rng), rng)
+
     def _slots(self, table: str, rng: Random) -> Slots:
-        """A scene, and over it a row of the table; `scene` and the empty name are no table."""
+        """A scene, and over it a row of the table where there is one of that name."""
         slots = self.storyteller.scene(rng)
         return slots | self.tables[table](rng) if table in self.tables else slots
 

@@ -5,7 +5,7 @@ All but the licensed text is the project's own: templates and word lists in `tex
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -23,7 +23,7 @@ END_OF_TEXT = "<|endoftext|>"
 WINK = "我爱北京天安门"
 """The line of a song that every child in China can sing, and the only Chinese the model learns by heart."""
 
-SHARES = {"story": 30, "chat": 55, "note": 8, "wink": 1, "licensed": 6}
+SHARES = {"story": 30, "chat": 46, "note": 7, "names": 12, "wink": 1, "licensed": 4}
 """How many of a hundred documents are of a kind; without licensed text, the others keep their proportions."""
 
 CHAT_TOPICS = ("greetings", "conversations")
@@ -40,13 +40,15 @@ class Segment(NamedTuple):
 Document = list[Segment]
 
 
-def documents(seed: int, max_exchanges: int, licensed: list[Document]) -> Iterator[tuple[str, Document]]:
+def documents(
+    seed: int, max_exchanges: int, licensed: list[Document], shares: Mapping[str, int] = SHARES
+) -> Iterator[tuple[str, Document]]:
     """Documents without end, each with its kind. Chats have about `max_exchanges` exchanges at most."""
     rng = Random(seed)
     storyteller = Storyteller(TEXT)
     talker = Talker(TEXT, storyteller)
-    kinds = [kind for kind in SHARES if kind != "licensed" or licensed]
-    weights = [SHARES[kind] for kind in kinds]
+    kinds = [kind for kind in shares if kind != "licensed" or licensed]
+    weights = [shares[kind] for kind in kinds]
     while True:
         kind = rng.choices(kinds, weights)[0]
         if kind == "story":
@@ -55,6 +57,8 @@ def documents(seed: int, max_exchanges: int, licensed: list[Document]) -> Iterat
             yield kind, chat(talker.conversation(rng, max_exchanges))
         elif kind == "note":
             yield kind, prose(talker.note(rng))
+        elif kind == "names":
+            yield kind, prose(talker.name_text(rng))
         elif kind == "wink":
             yield kind, prose(WINK)
         else:

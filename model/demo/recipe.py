@@ -11,11 +11,12 @@ SEED = 20
 TOKENIZER_DOCUMENTS = 20_000
 
 STEP_TOKENS = 4096
-PEAK_LR = 2e-3
-WARMUP_STEPS = 100
+PEAK_LR = 3e-3
+COPY_SCALE = 0.3
+WARMUP_STEPS = 50
 DECAY_SHARE = 0.35
 WEIGHT_DECAY = 0.1
-DEFAULT_STEPS = 6000
+DEFAULT_STEPS = 1800
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,15 @@ class RowShape:
 # Long rows come all through the training and not at its end, where the learning rate is too low to learn positions.
 ROW_SHAPES = (RowShape(256, 0.80, 4), RowShape(768, 0.14, 16), RowShape(2048, 0.06, 50))
 
+# The first steps read nothing but short texts in which names come again. From the whole mixture alone, where names are
+# far apart, a model of this size had not learned to copy a name after 6 M tokens; so it does within the first million.
+PRIMER_STEPS = 200
+PRIMER_SHAPE = RowShape(128, 1.0, 1)
+PRIMER_SHARES = {"names": 1}
+
 
 def model_config() -> LlamaConfig:
-    """2.2 M parameters: as much as two busy cores train to the end in an hour."""
+    """2.2 M parameters: what two busy cores can train in half an hour."""
     return LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=192,
@@ -45,6 +52,8 @@ def model_config() -> LlamaConfig:
         max_position_embeddings=MAX_POSITIONS,
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
+        # Near 1/sqrt(width): with the usual 0.02, made for wider models, attention starts flat and stays so for long.
+        initializer_range=0.06,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         bos_token_id=SPECIAL_TOKENS.index(BEGIN),
         eos_token_id=[SPECIAL_TOKENS.index(END_OF_TURN), SPECIAL_TOKENS.index(END_OF_TEXT)],

@@ -6,8 +6,7 @@ python -m model.demo.train --licensed TEXT --output model/demo/bundled
 import argparse
 import csv
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -19,15 +18,20 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from model.demo.card import write_card
-from model.demo.corpus import Document, documents, read_licensed
+from model.demo.corpus import SHARES, Document, documents, read_licensed
 from model.demo.packing import IGNORED, PackedRows, encode, packed
 from model.demo.recipe import (
+    COPY_SCALE,
     DEFAULT_STEPS,
+    PRIMER_SHAPE,
+    PRIMER_SHARES,
+    PRIMER_STEPS,
     ROW_SHAPES,
     SEED,
     STEP_TOKENS,
     TOKENIZER_DOCUMENTS,
     WEIGHT_DECAY,
+    RowShape,
     learning_rate,
     model_config,
 )
@@ -38,12 +42,15 @@ SAVE_STEPS = 200
 
 
 def batches(tokenizer: Tokenizer, licensed: list[Document]) -> Iterator[PackedRows]:
-    """Batches of `STEP_TOKENS` tokens without end, of one row shape each."""
-    streams = []
-    for number, shape in enumerate(ROW_SHAPES):
-        found = documents(SEED + 100 * number, shape.max_exchanges, licensed)
-        encoded = map(partial(encode, tokenizer), (document for _, document in found))
-        streams.append(packed(encoded, STEP_TOKENS // shape.length, shape.length))
+    """Batches of `STEP_TOKENS` tokens without end: the primer, then the mixture, each batch of one row shape."""
+
+    def stream(seed: int, shape: RowShape, shares: Mapping[str, int]) -> Iterator[PackedRows]:
+        found = documents(seed, shape.max_exchanges, licensed, shares)
+        encoded = (encode(tokenizer, document) for _, document in found)
+        return packed(encoded, STEP_TOKENS // shape.length, shape.length)
+
+    yield from islice(stream(SEED, PRIMER_SHAPE, PRIMER_SHARES), PRIMER_STEPS)
+    streams = [stream(SEED + shape.length, shape, SHARES) for shape in ROW_SHAPES]
     rng = Random(SEED)
     while True:
         yield next(rng.choices(streams, [shape.share for shape in ROW_SHAPES])[0])
@@ -104,6 +111,17 @@ class Journal:
         print(f"step={num_steps} loss={self.rows[-1][2]} tokens_per_s={rate:.0f}", flush=True)
 
 
+@torch.no_grad()
+def lean_to_copying(model: LlamaForCausalLM) -> None:
+    """Starts each attention head with W_O as W_V transposed: it writes what it reads (Trockman and Kolter 2023)."""
+    config = model.config
+    for layer in model.model.layers:
+        # K kv heads, H query heads, D head size, E width
+        v_KDE = layer.self_attn.v_proj.weight.unflatten(0, (config.num_key_value_heads, config.head_dim))
+        v_HDE = v_KDE.repeat_interleave(config.num_attention_heads // config.num_key_value_heads, dim=0)
+        layer.self_attn.o_proj.weight.copy_(COPY_SCALE * v_HDE.flatten(0, 1).T)
+
+
 def make_optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
     """AdamW; norm weights do not decay."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
@@ -121,6 +139,7 @@ def train(num_steps: int, licensed: Path | None, output: Path, is_bf16: bool) ->
     tokenizer = train_tokenizer(islice(texts, TOKENIZER_DOCUMENTS))
     save_tokenizer(tokenizer, output)
     model = LlamaForCausalLM(model_config())
+    lean_to_copying(model)
     optimizer = make_optimizer(model)
     journal = Journal(output / "loss.csv")
     for step, rows in enumerate(islice(batches(tokenizer, learned), num_steps)):
