@@ -65,8 +65,8 @@ class Matcher:
 
     def take(self, token_ids: Sequence[int]) -> None:
         """Go on by these tokens. Raises MatchError."""
-        self._matcher.consume_tokens(list(token_ids))
-        self._check()
+        if not self._matcher.consume_tokens(list(token_ids)):
+            self._check()
 
     @property
     def is_complete(self) -> bool:
