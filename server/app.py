@@ -17,10 +17,12 @@ from server.api.health import health_router, metrics_router, version_router
 from server.api.models import models_router
 from server.api.observe import Observe
 from server.api.resumable import ResumableStreams
+from server.api.stored_chats import stored_chats_router
 from server.api.streams import streams_router
 from server.api.tokenize import tokenize_router
 from server.metrics import Metrics
 from server.served import ServedModels
+from server.store import ChatStore
 
 
 class AppSettings(ApiSettings, Protocol):
@@ -41,9 +43,13 @@ def create_app(
     served: ServedModels,
     *,
     version: str,
+    store: ChatStore | None = None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
-    """The application that serves these models; `lifespan` starts and stops their engines."""
+    """The application that serves these models; `lifespan` starts and stops their engines.
+
+    Without a `store`, requests to store an answer are refused.
+    """
     app = FastAPI(
         title="nexttoken",
         version=version,
@@ -62,6 +68,7 @@ def create_app(
         keys=KeyRing(settings.api_key),
         metrics=metrics,
         streams=ResumableStreams(settings.stream_resume_s),
+        store=store,
     )
     needs_key = [Depends(api.keys.require)]
     app.include_router(health_router(api))
@@ -69,6 +76,7 @@ def create_app(
     for router in (
         completions_router(api),
         chat_router(api),
+        stored_chats_router(api),
         streams_router(api),
         models_router(api),
         tokenize_router(api),
@@ -81,7 +89,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=["x-request-id", "x-nexttoken-warnings", "openai-processing-ms", "server-timing"],
         )

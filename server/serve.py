@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -162,6 +163,7 @@ class _Service:
 def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "FastAPI":
     from server.app import create_app
     from server.served import ServedModel, ServedModels
+    from server.store import ChatStore
     from server.text.dialect import dialect_of
     from server.text.template import ChatTemplate, TemplateError
     from server.text.tokenizer import Tokenizer, TokenizerError
@@ -186,7 +188,11 @@ def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "F
         yield
         await engine.stop()
 
-    return create_app(settings, ServedModels([served_model]), version=VERSION, lifespan=lifespan)
+    try:
+        store = None if settings.store_path is None else ChatStore(settings.store_path)
+    except (OSError, sqlite3.Error) as error:
+        raise CannotStart(f"--store-path {settings.store_path} can't be used: {error}") from error
+    return create_app(settings, ServedModels([served_model]), version=VERSION, store=store, lifespan=lifespan)
 
 
 def _model_directory(settings: Settings) -> Path:

@@ -107,6 +107,9 @@ class Settings(BaseSettings):
         description="Seconds that a stream asked for with x-resumable goes on, or stays readable, without its client; "
         "0 turns that off",
     )
+    store_path: Path | None = Field(
+        None, description="SQLite file for chats that clients ask to store; without it such requests are refused"
+    )
     drain_timeout_s: float = Field(
         60, ge=0, description="After SIGTERM, seconds that running requests may take to finish"
     )

@@ -15,6 +15,7 @@ from server.api.exchange import exchange_of
 from server.api.generation import Prompt
 from server.api.openapi import gives, reads
 from server.api.prompts import encode_conversation
+from server.api.stored_chats import keeper
 from server.errors import InvalidRequest
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.chat_answer import ChatCompletion, ChatCompletionChunk
@@ -51,6 +52,7 @@ def chat_router(api: ApiContext) -> APIRouter:
         exchange_of(request).warnings += form.warnings
         params = structs.replace(body.sampling_params(len(token_ids), limits), grammar=form.grammar)
         run = api.run(request, body, model, [Prompt(token_ids, params)], form.plan)
+        return await respond(api, request, run, ChatShape(body, model, exchange_of(request).warnings), keep)
 
     return router
 

@@ -13,6 +13,7 @@ from server.protocol.chat_answer import ChatCompletion, ChatCompletionChunk
 from server.protocol.completions import Completion, CompletionRequest
 from server.protocol.health import Health, Version
 from server.protocol.models import Model, ModelList
+from server.protocol.stored_chats import ChatCompletionDeleted, StoredChatCompletion, StoredList, UpdateChatRequest
 from server.protocol.tokenize import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -22,11 +23,20 @@ from server.protocol.tokenize import (
 )
 from server.protocol.wire import WireModel
 
-BODIES: list[type[WireModel]] = [CompletionRequest, ChatCompletionRequest, TokenizeRequest, DetokenizeRequest]
+BODIES: list[type[WireModel]] = [
+    CompletionRequest,
+    ChatCompletionRequest,
+    UpdateChatRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+]
 ANSWERS: list[Answer] = [
     Completion,
     ChatCompletion,
     ChatCompletionChunk,
+    StoredChatCompletion,
+    StoredList,
+    ChatCompletionDeleted,
     Model,
     ModelList,
     TokenizeAnswer,

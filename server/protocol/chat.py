@@ -155,6 +155,10 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     """What form the text must have."""
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     """`priority` is served before `default` and `flex` after it, whatever the field `priority` says."""
+    store: bool = False
+    """Keep the answer on the server, for /v1/chat/completions/{id}; needs the server's --store-path."""
+    metadata: Metadata = Field({})
+    """Attached to what is stored, to find it by."""
     prompt_cache_key: Name | None = None
     """Accepted; prompts are cached without it, and there is one worker to route to."""
 

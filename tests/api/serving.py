@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from server.app import create_app
 from server.served import ServedModel, ServedModels
 from server.settings import Settings
+from server.store import ChatStore
 from tests.fakes import Script, ScriptedEngine, byte_tokenizer, chat_template, says
 
 TOKENIZER = byte_tokenizer()
@@ -46,7 +47,9 @@ def serve(
     """An app whose model says this text."""
     engine = ScriptedEngine(script or says(TOKENIZER, text), max_in_flight=max_in_flight, max_model_len=max_model_len)
     model = ServedModel(("tiny", "alias/tiny"), TOKENIZER, chat_template(TOKENIZER), engine, created=1)
-    return Served(create_app(Settings(**settings), ServedModels([model]), version="0.0.0"), engine, model)
+    chosen = Settings(**settings)
+    store = None if chosen.store_path is None else ChatStore(chosen.store_path)
+    return Served(create_app(chosen, ServedModels([model]), version="0.0.0", store=store), engine, model)
 
 
 def ask(served: Served, path: str, body: dict[str, Any] | bytes | None, **headers: str) -> httpx.Response:
