@@ -11,8 +11,8 @@
 
 namespace {
 
-constexpr int TILE = 16;     // keys that lie side by side in the cache
-constexpr int PIECE = 256;   // positions
+constexpr int TILE = 16;           // keys that lie side by side in the cache
+constexpr int PIECE = 256;         // positions
 constexpr int MAX_TILE_ROWS = 32;  // queries times heads that a task takes through a piece together
 constexpr int MAX_HEAD_DIM = 256;
 constexpr int VECTORS = TILE / LANES;
@@ -67,7 +67,8 @@ struct Attention {
   }
 
   const Cached* value_tile(int64_t position, const Queries& q) const {
-    return static_cast<const Cached*>(heads.values) + (tile_at(position, q) * num_kv_heads + q.kv_head) * dim_padded * TILE;
+    return static_cast<const Cached*>(heads.values) +
+           (tile_at(position, q) * num_kv_heads + q.kv_head) * dim_padded * TILE;
   }
 
   int64_t tile_at(int64_t position, const Queries& q) const {
@@ -105,7 +106,8 @@ struct Attention {
   }
 
   template <int ROWS = MAX_ROWS>
-  void score_rows(int count, const Queries& q, int64_t row, const Cached* const* tiles, int num_tiles, float* scores) const {
+  void score_rows(int count, const Queries& q, int64_t row, const Cached* const* tiles, int num_tiles,
+                  float* scores) const {
     if (count == ROWS) {
       constexpr int AT_ONCE = at_once(ROWS);
       const float* from[ROWS];
@@ -167,7 +169,8 @@ struct Attention {
     if (count == ROWS) {
       constexpr int AT_ONCE = at_once(ROWS);
       int64_t d = 0;
-      for (; d + AT_ONCE * TILE <= dim_padded; d += AT_ONCE * TILE) weigh<ROWS, AT_ONCE>(tiles, low, high, weights, d, value);
+      for (; d + AT_ONCE * TILE <= dim_padded; d += AT_ONCE * TILE)
+        weigh<ROWS, AT_ONCE>(tiles, low, high, weights, d, value);
       for (; d < dim_padded; d += TILE) weigh<ROWS, 1>(tiles, low, high, weights, d, value);
       return;
     }
@@ -197,8 +200,14 @@ struct Attention {
     for (int64_t r = 0; r < num_rows; ++r) {
       const int64_t position = q.first_position + r / group;
       const int64_t row_low = first_visible(position) - start, row_high = position + 1 - start;
-      softmax(scores + r * PIECE, num_tiles * TILE, int(row_low < 0 ? 0 : row_low < PIECE ? row_low : PIECE),
-              int(row_high < 0 ? 0 : row_high < PIECE ? row_high : PIECE), state.best[r], state.total[r]);
+      softmax(scores + r * PIECE, num_tiles * TILE,
+              int(row_low < 0       ? 0
+                  : row_low < PIECE ? row_low
+                                    : PIECE),
+              int(row_high < 0       ? 0
+                  : row_high < PIECE ? row_high
+                                     : PIECE),
+              state.best[r], state.total[r]);
     }
     for (int64_t r = 0; r < num_rows; r += MAX_ROWS) {
       const int count = int(num_rows - r < MAX_ROWS ? num_rows - r : MAX_ROWS);
@@ -236,9 +245,7 @@ struct Attention {
   }
 
   int64_t first_piece(const Queries& q) const { return first_visible(q.first_position) / PIECE; }
-  int64_t num_pieces(const Queries& q) const {
-    return (q.first_position + q.count - 1) / PIECE + 1 - first_piece(q);
-  }
+  int64_t num_pieces(const Queries& q) const { return (q.first_position + q.count - 1) / PIECE + 1 - first_piece(q); }
 
   void attend_all(const Queries& q) const {
     float best[2 * MAX_TILE_ROWS], total[2 * MAX_TILE_ROWS];
@@ -280,7 +287,8 @@ struct Attention {
   void run() const {
     const int64_t most_queries = MAX_TILE_ROWS / group;
     int64_t num_queries = 0;
-    for (int64_t r = 0; r < rows.num_rows; ++r) num_queries += (rows.num_new[r] + most_queries - 1) / most_queries * num_kv_heads;
+    for (int64_t r = 0; r < rows.num_rows; ++r)
+      num_queries += (rows.num_new[r] + most_queries - 1) / most_queries * num_kv_heads;
     Queries* all = static_cast<Queries*>(scratch(context, 3, num_queries * sizeof(Queries)));
     Queries* next = all;
     int64_t first_token = 0, total_pieces = 0;
@@ -309,7 +317,8 @@ void turn(const float* x, const float* cosines, const float* sines, int64_t dim,
   for (int64_t d = half; d < dim; ++d) to[d] = (x[d] * cosines[d] + x[d - half] * sines[d]) * factor;
 }
 
-// Turns a token's heads (cos and sin with the signs of model/layers/rope.py), keeps its keys and values, leaves its scaled queries in `queries`.
+// Turns a token's heads (cos and sin with the signs of model/layers/rope.py), keeps its keys and values, leaves its
+// scaled queries in `queries`.
 template <class Cached>
 void take_in(const Heads& heads, const Rows& rows, const Projections& p, int64_t token, float* queries) {
   const int64_t dim = heads.head_dim, dim_padded = rounded_up(dim);
@@ -342,14 +351,16 @@ void attention(Context* context, const Heads& heads, const Rows& rows, const Pro
     const int64_t end = (task + 1) * TOKENS < rows.num_tokens ? (task + 1) * TOKENS : rows.num_tokens;
     for (int64_t token = task * TOKENS; token < end; ++token) take_in<Cached>(heads, rows, p, token, queries);
   });
-  const Attention<Cached> a{context, heads, rows,          queries, out,
-                            dim,     rounded_up(dim), heads.num_heads / heads.num_kv_heads, heads.num_kv_heads};
+  const Attention<Cached> a{
+      context,           heads, rows, queries, out, dim, rounded_up(dim), heads.num_heads / heads.num_kv_heads,
+      heads.num_kv_heads};
   a.run();
 }
 
 }  // namespace
 
-void OF_LEVEL(attention, LEVEL)(Context* context, const Heads* heads, const Rows* rows, const Projections* p, float* out) {
+void OF_LEVEL(attention, LEVEL)(Context* context, const Heads* heads, const Rows* rows, const Projections* p,
+                                float* out) {
   if (heads->format == FLOAT32) attention<float>(context, *heads, *rows, *p, out);
   if (heads->format == BFLOAT16) attention<bfloat16>(context, *heads, *rows, *p, out);
 }

@@ -25,7 +25,7 @@ _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mpr
 X86_LEVELS = {
     "avx2": ("-mavx2", "-mfma"),
     "avx512": _AVX512,
-    "avx512bf16": (*_AVX512, "-mavx512bf16"),
+    "avx512bf16": (*_AVX512, "-mavx512bf16", "-mavx512vnni"),
 }
 ONCE = ("context.cpp", "dispatch.cpp")
 EACH_LEVEL = ("linear.cpp", "attention.cpp")

@@ -4,9 +4,9 @@
 
 #include "kernels.h"
 
-#define DECLARE(level)                                                                               \
-  void linear_##level(Context*, const Linear*, const float*, int64_t, float*);                       \
-  void norm_##level(Context*, const float*, float, int64_t, const float*, int64_t, float*);          \
+#define DECLARE(level)                                                                      \
+  void linear_##level(Context*, const Linear*, const float*, int64_t, float*);              \
+  void norm_##level(Context*, const float*, float, int64_t, const float*, int64_t, float*); \
   void attention_##level(Context*, const Heads*, const Rows*, const Projections*, float*);
 
 #define TABLE(level) {linear_##level, norm_##level, attention_##level}
@@ -30,11 +30,17 @@ struct Level {
 const Level LEVELS[] = {
 #if defined(__x86_64__)
     {"avx512bf16",
-     [] { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"); },
+     [] {
+       return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("avx512dq");
+     },
      TABLE(avx512bf16)},
     {"avx512",
-     [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                 __builtin_cpu_supports("avx512dq"); },
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+     },
      TABLE(avx512)},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, TABLE(avx2)},
 #endif
@@ -59,7 +65,8 @@ const Level* nexttoken_level(const char* name) {
 
 const char* nexttoken_level_name(const Level* level) { return level->name; }
 
-void nexttoken_linear(const Level* level, Context* context, const Linear* linear, const float* x, int64_t num_rows, float* y) {
+void nexttoken_linear(const Level* level, Context* context, const Linear* linear, const float* x, int64_t num_rows,
+                      float* y) {
   level->kernels.linear(context, linear, x, num_rows, y);
 }
 

@@ -1,6 +1,8 @@
 """The transformer's layers on packed weights: each module here replaces one of model/layers once its weights are there.
 
-Activations are float32 throughout, whatever the weights are stored in.
+Activations are float32 between the products, whatever the weights are stored in. A product with bfloat16 weights rounds
+its inputs to bfloat16 where the processor multiplies that (AVX512_BF16); one with quantised weights rounds them to
+bytes, with a scale for each 32, as llama.cpp does.
 """
 
 from typing import Any

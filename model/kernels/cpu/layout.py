@@ -5,8 +5,10 @@ Sixteen outputs make a panel. A panel is a run of 64-byte lines, each with the n
 output's share of a line is always 32 bits, the lowest of them its first input. Outputs and inputs are padded with
 zeros to whole panels and lines (int8 and int4: whole groups).
 
-int8 and int4 follow Q8_0 and Q4_0 of llama.cpp: 32 inputs of an output share a scale, and a weight is scale * number,
-without offset. The scale is bfloat16: it is rounded before the numbers are chosen, so that they make up for it.
+int8 and int4 follow Q8_0 and Q4_0 of llama.cpp: 32 inputs of an output share a scale, and a weight is scale * number.
+The scale is bfloat16: it is rounded before the numbers are chosen, so that they make up for it. Numbers are stored
+unsigned, with OFFSET added, as the processors' products of bytes want one side. In a line of int4 the low halves of an
+output's four bytes are its first four inputs, the high halves the next four.
 """
 
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from torch.nn.functional import pad
 
 PANEL = 16
 GROUP = 32
+OFFSET = {"int8": 128, "int4": 8}
 LINE_INPUTS = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
 
 WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
@@ -69,13 +72,13 @@ def pack(weight_OI: Tensor, weight_format: WeightFormat, num_outputs: int | None
     scale_PG16 = None
     if is_quantized:
         numbers, scale_OG = quantize(padded, weight_format)
+        numbers = (numbers.to(torch.int16) + OFFSET[weight_format]).to(torch.uint8)
         scale_PG16 = scale_OG.view(-1, PANEL, scale_OG.shape[1]).transpose(1, 2).contiguous()
     else:
         numbers = padded.to(torch.float32 if weight_format == "float32" else torch.bfloat16)
     by_line = numbers.view(len(padded) // PANEL, PANEL, -1, line_inputs).transpose(1, 2).contiguous()
     if weight_format == "int4":
-        low, high = by_line[..., 0::2], by_line[..., 1::2]
-        by_line = (low & 15) | (high << 4)
+        by_line = by_line[..., :4] | by_line[..., 4:] << 4
     lines_PL64 = by_line.view(len(by_line), by_line.shape[1], -1).view(torch.uint8)
     return PackedWeight(weight_format, num_outputs, num_inputs, lines_PL64, scale_PG16)
 
@@ -123,7 +126,5 @@ def _from_shares(share_NL4: Tensor, weight_format: WeightFormat) -> Tensor:
         return share_NL4.view(torch.float32).flatten(1)
     if weight_format == "bfloat16":
         return share_NL4.view(torch.bfloat16).flatten(1).float()
-    numbers = share_NL4.view(torch.int8)
-    if weight_format == "int4":
-        numbers = torch.stack(((numbers << 4) >> 4, numbers >> 4), dim=-1)
-    return numbers.flatten(1).float()
+    numbers = torch.cat((share_NL4 & 15, share_NL4 >> 4), dim=-1) if weight_format == "int4" else share_NL4
+    return numbers.flatten(1).float() - OFFSET[weight_format]

@@ -9,146 +9,20 @@
 
 #include "kernels.h"
 #include "simd.h"
+#include "tiles.h"
 
 namespace {
 
-constexpr int PANEL = 16;
-constexpr int VECTORS = PANEL / LANES;  // of one panel
-constexpr int GROUP = 32;               // inputs that share a scale
 constexpr int64_t CHUNK_BYTES = 256 << 10;
 constexpr int64_t PARALLEL_ELEMENTS = 1 << 15;  // fewer are prepared faster than a thread wakes
-
-// Accumulators that leave registers for weights and inputs, and the most rows of a tile.
-#if defined(__AVX512F__)
-constexpr int ACCUMULATORS = 24, MAX_ROWS = 12;
-#elif defined(__AVX2__)
-constexpr int ACCUMULATORS = 12, MAX_ROWS = 6;
-#elif defined(__aarch64__)
-constexpr int ACCUMULATORS = 24, MAX_ROWS = 6;
-#else
-constexpr int ACCUMULATORS = 8, MAX_ROWS = 2;
-#endif
-
-constexpr int panels_at_once(int rows) {
-  const int fit = ACCUMULATORS / (rows * VECTORS);
-  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
-}
-
-// How the two sides of a format meet: inputs in one 64-byte line of weights, and lines that share a scale.
-template <Format>
-struct Line;
-template <>
-struct Line<FLOAT32> {
-  static constexpr int INPUTS = 1, LINES = 1, PADDING = 1;
-};
-template <>
-struct Line<BFLOAT16> {
-  static constexpr int INPUTS = 2, LINES = 1, PADDING = 2;
-};
-template <>
-struct Line<INT8> {
-  static constexpr int INPUTS = 4, LINES = GROUP / 4, PADDING = GROUP;
-};
-template <>
-struct Line<INT4> {
-  static constexpr int INPUTS = 8, LINES = GROUP / 8, PADDING = GROUP;
-};
-
-// Weight number i of each output in a line.
-template <Format FORMAT>
-inline Floats weight_of(Words line, int i, Floats scale) {
-  if constexpr (FORMAT == FLOAT32) return reinterpret_cast<Floats>(line);
-  if constexpr (FORMAT == BFLOAT16) return reinterpret_cast<Floats>(i == 0 ? line << 16 : line & 0xffff0000u);
-  constexpr int BITS = 32 / Line<FORMAT>::INPUTS;
-  const Ints whole = reinterpret_cast<Ints>(line << (32 - BITS * (i + 1))) >> (32 - BITS);
-  return __builtin_convertvector(whole, Floats) * scale;
-}
-
-#if defined(__AVX512BF16__)
-constexpr bool HAS_DOT = true;
-inline Floats dot(Floats sum, Words weights, Words pairs) {
-  return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(weights),
-                                                   reinterpret_cast<__m512bh>(pairs)));
-}
-#else
-constexpr bool HAS_DOT = false;
-inline Floats dot(Floats sum, Words, Words) { return sum; }
-#endif
-
-// x as a block of rows has it: [input][row] floats, or [pair of inputs][row] pairs of bfloat16 for the dot product.
-template <Format FORMAT>
-constexpr bool USES_PAIRS = HAS_DOT && FORMAT == BFLOAT16;
-
-struct Weights {
-  const char* weight;
-  const bfloat16* scale;
-  int64_t num_lines;  // of a panel
-};
-
-// ROWS x (PANELS * 16) sums over all inputs, to out with `width` floats a row.
-template <Format FORMAT, int ROWS, int PANELS>
-inline void tile(const Weights& w, int64_t panel, const float* x, float* out, int width) {
-  constexpr int COLUMNS = PANELS * VECTORS;
-  constexpr int INPUTS = Line<FORMAT>::INPUTS, LINES = Line<FORMAT>::LINES;
-  Floats sums[ROWS][COLUMNS] = {};
-  const int64_t panel_bytes = w.num_lines * 64;
-  const char* from = w.weight + panel * panel_bytes;
-  const int64_t num_groups = w.num_lines / LINES;
-  const bfloat16* scales = w.scale + panel * num_groups * PANEL;
-  const uint32_t* pairs = reinterpret_cast<const uint32_t*>(x);
-  for (int64_t group = 0; group < num_groups; ++group) {
-    Floats scale[COLUMNS] = {};
-    if constexpr (FORMAT == INT8 || FORMAT == INT4) {
-#pragma GCC unroll 16
-      for (int c = 0; c < COLUMNS; ++c) {
-        scale[c] = load(scales + (c / VECTORS * num_groups + group) * PANEL + c % VECTORS * LANES);
-      }
-    }
-#pragma GCC unroll 1
-    for (int line = 0; line < LINES; ++line, from += 64) {
-      Words words[COLUMNS];
-#pragma GCC unroll 16
-      for (int c = 0; c < COLUMNS; ++c) {
-        words[c] = load_words(from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4);
-      }
-      if constexpr (USES_PAIRS<FORMAT>) {
-#pragma GCC unroll 16
-        for (int row = 0; row < ROWS; ++row) {
-          const Words both = filled_words(pairs[row]);
-#pragma GCC unroll 16
-          for (int c = 0; c < COLUMNS; ++c) sums[row][c] = dot(sums[row][c], words[c], both);
-        }
-      } else {
-#pragma GCC unroll 16
-        for (int i = 0; i < INPUTS; ++i) {
-          Floats weights[COLUMNS];
-#pragma GCC unroll 16
-          for (int c = 0; c < COLUMNS; ++c) weights[c] = weight_of<FORMAT>(words[c], i, scale[c]);
-#pragma GCC unroll 16
-          for (int row = 0; row < ROWS; ++row) {
-            const Floats input = filled(x[i * ROWS + row]);
-#pragma GCC unroll 16
-            for (int c = 0; c < COLUMNS; ++c) sums[row][c] += weights[c] * input;
-          }
-        }
-      }
-      x += INPUTS * ROWS;
-      pairs += ROWS;
-    }
-  }
-#pragma GCC unroll 16
-  for (int row = 0; row < ROWS; ++row) {
-#pragma GCC unroll 16
-    for (int c = 0; c < COLUMNS; ++c) store(out + row * width + c * LANES, sums[row][c]);
-  }
-}
 
 __attribute__((noinline)) Floats rarely_activated(Floats x, Activation activation) {
   if (activation == RELU) return maximum(x, filled(0.0f));
   Floats y{};
   for (int i = 0; i < LANES; ++i) {
     const float cube = x[i] * x[i] * x[i];
-    const float inner = activation == GELU ? std::erf(x[i] * 0.70710678f) : std::tanh(0.79788456f * (x[i] + 0.044715f * cube));
+    const float inner =
+        activation == GELU ? std::erf(x[i] * 0.70710678f) : std::tanh(0.79788456f * (x[i] + 0.044715f * cube));
     y[i] = 0.5f * x[i] * (1.0f + inner);
   }
   return y;
@@ -202,8 +76,8 @@ void block(const Linear& linear, const Weights& w, int64_t first, int64_t last, 
   for (int64_t panel = first; panel < last; panel += STEP) {
     const int count = int(last - panel < STEP ? last - panel : STEP);
     int i = 0;
-    for (; i + AT_ONCE <= count; i += AT_ONCE) tile<FORMAT, ROWS, AT_ONCE>(w, panel + i, x, out + i * PANEL, WIDTH);
-    for (; i < count; ++i) tile<FORMAT, ROWS, 1>(w, panel + i, x, out + i * PANEL, WIDTH);
+    for (; i + AT_ONCE <= count; i += AT_ONCE) any_tile<FORMAT, ROWS, AT_ONCE>(w, panel + i, x, out + i * PANEL, WIDTH);
+    for (; i < count; ++i) any_tile<FORMAT, ROWS, 1>(w, panel + i, x, out + i * PANEL, WIDTH);
     for (int row = 0; row < ROWS; ++row) {
       const float* sums = out + row * WIDTH;
       float* y_row = y + row * linear.num_outputs;
@@ -229,33 +103,45 @@ float inverse_norm(const float* x, int64_t size, float eps) {
   return 1.0f / std::sqrt(total / float(size) + eps);
 }
 
-// A block of rows, normalised where asked, in the order in which `tile` reads it.
-template <bool PAIRS>
+// One group of one row: 32 numbers, their scale, and what the offset of the weights adds to every product.
+inline void quantize(const float* values, int offset, float* scale, int32_t* correction, uint32_t* quads, int rows) {
+  Floats top{};
+  for (int i = 0; i < GROUP; i += LANES) top = maximum(top, magnitude(load(values + i)));
+  *scale = largest(top) / 127.0f;
+  const float inverse = *scale > 0 ? 1.0f / *scale : 0.0f;
+  float numbers[GROUP];
+  Floats total{};
+  for (int i = 0; i < GROUP; i += LANES) {
+    const Floats number = rounded(load(values + i) * inverse);
+    store(numbers + i, number);
+    total += number;
+  }
+  *correction = -offset * int32_t(sum(total));
+  for (int i = 0; i < GROUP; i += 4) put_quad(numbers + i, quads + i / 4 * QUAD_WORDS * rows, rows);
+}
+
+// One row of x, normalised where asked, as its place in a block of `rows` rows holds it.
+template <Format FORMAT>
 void prepare(const Linear& linear, int64_t padded, const float* x, int rows, float* to) {
   const int64_t size = linear.num_inputs;
-  float factor[MAX_ROWS];
-  for (int row = 0; row < rows; ++row) {
-    factor[row] = linear.norm ? inverse_norm(x + row * size, size, linear.eps) : 1.0f;
-  }
-  const auto value = [&](int64_t i, int row) {
-    const float raw = x[row * size + i];
-    return linear.norm ? raw * factor[row] * linear.norm[i] : raw;
-  };
-  if constexpr (PAIRS) {
-    uint32_t* pairs = reinterpret_cast<uint32_t*>(to);
-    for (int64_t i = 0; i + 1 < size; i += 2) {
-      for (int row = 0; row < rows; ++row) {
-        *pairs++ = to_bfloat16(value(i, row)) | uint32_t(to_bfloat16(value(i + 1, row))) << 16;
-      }
+  const float factor = linear.norm ? inverse_norm(x, size, linear.eps) : 1.0f;
+  const auto value = [&](int64_t i) { return linear.norm ? x[i] * factor * linear.norm[i] : x[i]; };
+  if constexpr (IS_QUANTIZED<FORMAT>) {
+    for (int64_t first = 0; first < padded; first += GROUP, to += rows * GROUP_WORDS) {
+      const int64_t count = size - first < GROUP ? size - first : GROUP;
+      float values[GROUP] = {};
+      for (int64_t i = 0; i < count; ++i) values[i] = value(first + i);
+      int32_t* correction = reinterpret_cast<int32_t*>(to + rows);
+      quantize(values, Line<FORMAT>::OFFSET, to, correction, reinterpret_cast<uint32_t*>(to + 2 * rows), rows);
     }
-    if (size % 2) {
-      for (int row = 0; row < rows; ++row) *pairs++ = to_bfloat16(value(size - 1, row));
+  } else if constexpr (USES_PAIRS<FORMAT>) {
+    uint32_t* pairs = reinterpret_cast<uint32_t*>(to);
+    for (int64_t i = 0; i < size; i += 2, pairs += rows) {
+      *pairs = to_bfloat16(value(i)) | uint32_t(i + 1 < size ? to_bfloat16(value(i + 1)) : 0) << 16;
     }
   } else {
-    for (int64_t i = 0; i < size; ++i) {
-      for (int row = 0; row < rows; ++row) *to++ = value(i, row);
-    }
-    std::memset(to, 0, (padded - size) * rows * 4);
+    for (int64_t i = 0; i < size; ++i) to[i * rows] = value(i);
+    for (int64_t i = size; i < padded; ++i) to[i * rows] = 0;
   }
 }
 
@@ -263,7 +149,9 @@ template <Format FORMAT>
 void linear(Context* context, const Linear& l, const float* x, int64_t num_rows, float* y) {
   constexpr int64_t PADDING = Line<FORMAT>::PADDING;
   const int64_t padded = (l.num_inputs + PADDING - 1) / PADDING * PADDING;
-  const int64_t row_size = USES_PAIRS<FORMAT> ? padded / 2 : padded;
+  const int64_t row_size = IS_QUANTIZED<FORMAT> ? padded / GROUP * GROUP_WORDS
+                           : USES_PAIRS<FORMAT> ? padded / 2
+                                                : padded;
   const Weights w{static_cast<const char*>(l.weight), l.scale, padded / Line<FORMAT>::INPUTS};
   float* prepared = static_cast<float*>(scratch(context, 0, num_rows * row_size * 4));
 
@@ -271,9 +159,11 @@ void linear(Context* context, const Linear& l, const float* x, int64_t num_rows,
   const int64_t num_blocks = (num_rows + MAX_ROWS - 1) / MAX_ROWS;
   const auto first_row = [=](int64_t b) { return b * num_rows / num_blocks; };
   const auto prepare_block = [&](int64_t b) {
-    const int64_t first = first_row(b);
-    prepare<USES_PAIRS<FORMAT>>(l, padded, x + first * l.num_inputs, int(first_row(b + 1) - first),
-                                prepared + first * row_size);
+    const int64_t first = first_row(b), last = first_row(b + 1);
+    for (int64_t row = first; row < last; ++row) {
+      float* to = prepared + first * row_size + (row - first);
+      prepare<FORMAT>(l, padded, x + row * l.num_inputs, int(last - first), to);
+    }
   };
   if (num_rows * padded < PARALLEL_ELEMENTS) {
     for (int64_t b = 0; b < num_blocks; ++b) prepare_block(b);
@@ -293,7 +183,8 @@ void linear(Context* context, const Linear& l, const float* x, int64_t num_rows,
     const int64_t last = first + per_task * 2 < num_panels ? first + per_task * 2 : num_panels;
     for (int64_t b = 0; b < num_blocks; ++b) {
       const int64_t row = first_row(b);
-      block_of<FORMAT>(int(first_row(b + 1) - row), l, w, first, last, prepared + row * row_size, y + row * l.num_outputs);
+      block_of<FORMAT>(int(first_row(b + 1) - row), l, w, first, last, prepared + row * row_size,
+                       y + row * l.num_outputs);
     }
   });
 }
@@ -308,7 +199,8 @@ void OF_LEVEL(linear, LEVEL)(Context* context, const Linear* l, const float* x, 
   if (l->format == INT4) linear<INT4>(context, *l, x, num_rows, y);
 }
 
-void OF_LEVEL(norm, LEVEL)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows, float* y) {
+void OF_LEVEL(norm, LEVEL)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows,
+                           float* y) {
   for (int64_t row = 0; row < num_rows; ++row, x += size, y += size) {
     const float factor = inverse_norm(x, size, eps);
     for (int64_t i = 0; i < size; ++i) y[i] = x[i] * factor * weight[i];

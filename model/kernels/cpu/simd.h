@@ -1,4 +1,5 @@
-// Vectors of one instruction set, written with the compiler's vector extensions: the same source is compiled once a level.
+// Vectors of one instruction set, written with the compiler's vector extensions: the same source is compiled once a
+// level.
 //
 // Everything lives in an unnamed namespace. A template with external linkage would be merged by the linker across
 // levels, and a processor without AVX-512 could then run code that was compiled for it.
@@ -8,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512BF16__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -48,6 +49,29 @@ inline Floats filled(float value) { return Floats{} + value; }
 inline Words filled_words(uint32_t value) { return Words{} + value; }
 
 inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
+
+// The nearest whole number, ties to even, as a float; for magnitudes below 2^22.
+inline Floats rounded(Floats value) {
+  const float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the whole number in the lowest bits
+  return value + round - round;
+}
+
+inline Floats magnitude(Floats value) { return reinterpret_cast<Floats>(reinterpret_cast<Words>(value) & 0x7fffffffu); }
+
+// The sum of two products of 16-bit numbers in each lane.
+inline Ints multiply_halves(Words a, Words b) {
+#if defined(__AVX512BW__)
+  return reinterpret_cast<Ints>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Ints>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<Ints>(_mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+  const auto low = [](Words x) { return reinterpret_cast<Ints>(x << 16) >> 16; };
+  const auto high = [](Words x) { return reinterpret_cast<Ints>(x) >> 16; };
+  return low(a) * low(b) + high(a) * high(b);
+#endif
+}
 
 // Lane by lane in order: the same sum at every level that has these lanes, whatever came before.
 inline float sum(Floats value) {

@@ -1,0 +1,202 @@
+// Tiles of a matrix product: some rows of x against some panels of 16 outputs, summed over all inputs in registers.
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace {
+
+constexpr int PANEL = 16;
+constexpr int VECTORS = PANEL / LANES;  // of one panel
+constexpr int GROUP = 32;               // inputs that share a scale
+
+// Accumulators that leave registers for weights and inputs, and the most rows of a tile.
+#if defined(__AVX512F__)
+constexpr int ACCUMULATORS = 24, MAX_ROWS = 12;
+#elif defined(__AVX2__)
+constexpr int ACCUMULATORS = 12, MAX_ROWS = 6;
+#elif defined(__aarch64__)
+constexpr int ACCUMULATORS = 24, MAX_ROWS = 6;
+#else
+constexpr int ACCUMULATORS = 8, MAX_ROWS = 2;
+#endif
+
+constexpr int panels_at_once(int rows) {
+  const int fit = ACCUMULATORS / (rows * VECTORS);
+  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+}
+
+// Inputs in one 64-byte line of weights, and to how many of them a row is padded.
+template <Format>
+struct Line;
+template <>
+struct Line<FLOAT32> {
+  static constexpr int INPUTS = 1, PADDING = 1;
+};
+template <>
+struct Line<BFLOAT16> {
+  static constexpr int INPUTS = 2, PADDING = 2;
+};
+template <>
+struct Line<INT8> {
+  static constexpr int INPUTS = 4, PADDING = GROUP, OFFSET = 128;
+};
+template <>
+struct Line<INT4> {
+  static constexpr int INPUTS = 8, PADDING = GROUP, OFFSET = 8;
+};
+
+template <Format FORMAT>
+constexpr bool IS_QUANTIZED = FORMAT == INT8 || FORMAT == INT4;
+
+// Weight number i of each output in a line.
+template <Format FORMAT>
+inline Floats weight_of(Words line, int i) {
+  if constexpr (FORMAT == FLOAT32) return reinterpret_cast<Floats>(line);
+  return reinterpret_cast<Floats>(i == 0 ? line << 16 : line & 0xffff0000u);
+}
+
+#if defined(__AVX512BF16__)
+constexpr bool HAS_DOT = true;
+inline Floats dot(Floats sum, Words weights, Words pairs) {
+  return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(weights),
+                                                   reinterpret_cast<__m512bh>(pairs)));
+}
+#else
+constexpr bool HAS_DOT = false;
+inline Floats dot(Floats sum, Words, Words) { return sum; }
+#endif
+
+// How a block of rows holds x:
+// - [input][row] floats,
+// - [pair of inputs][row] two bfloat16, for the dot product of such pairs,
+// - for quantised weights x is quantised too, each 32 inputs of a row with a scale of their own:
+//   [group]{[row] scale, [row] minus OFFSET times the sum of the numbers, [4 inputs][row] numbers}.
+template <Format FORMAT>
+constexpr bool USES_PAIRS = HAS_DOT && FORMAT == BFLOAT16;
+
+#if defined(__AVX512VNNI__)
+constexpr int QUAD_WORDS = 1;  // of 4 numbers of x
+inline Ints add_products(Ints sum, Words weights, const uint32_t* quad, int) {
+  return reinterpret_cast<Ints>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(weights),
+                                                    _mm512_set1_epi32(int(*quad))));
+}
+inline void put_quad(const float* x, uint32_t* to, int) {
+  *to = uint32_t(uint8_t(int(x[0]))) | uint32_t(uint8_t(int(x[1]))) << 8 | uint32_t(uint8_t(int(x[2]))) << 16 |
+        uint32_t(uint8_t(int(x[3]))) << 24;
+}
+#else
+// As halves: numbers 0 and 2, then 1 and 3, where the weights' bytes fall apart into such halves.
+constexpr int QUAD_WORDS = 2;
+inline Ints add_products(Ints sum, Words weights, const uint32_t* quad, int rows) {
+  return sum + multiply_halves(weights & 0x00ff00ffu, filled_words(quad[0])) +
+         multiply_halves((weights >> 8) & 0x00ff00ffu, filled_words(quad[rows]));
+}
+inline void put_quad(const float* x, uint32_t* to, int rows) {
+  to[0] = uint32_t(uint16_t(int(x[0]))) | uint32_t(uint16_t(int(x[2]))) << 16;
+  to[rows] = uint32_t(uint16_t(int(x[1]))) | uint32_t(uint16_t(int(x[3]))) << 16;
+}
+#endif
+constexpr int GROUP_WORDS = 2 + GROUP / 4 * QUAD_WORDS;  // of a row of x
+
+struct Weights {
+  const char* weight;
+  const bfloat16* scale;
+  int64_t num_lines;  // of a panel
+};
+
+// ROWS x (PANELS * 16) sums over all inputs, to out with `width` floats a row.
+template <Format FORMAT, int ROWS, int PANELS>
+inline void tile(const Weights& w, int64_t panel, const float* x, float* out, int width) {
+  constexpr int COLUMNS = PANELS * VECTORS, INPUTS = Line<FORMAT>::INPUTS;
+  Floats sums[ROWS][COLUMNS] = {};
+  const int64_t panel_bytes = w.num_lines * 64;
+  const char* from = w.weight + panel * panel_bytes;
+  for (int64_t line = 0; line < w.num_lines; ++line, from += 64) {
+    Words words[COLUMNS];
+#pragma GCC unroll 16
+    for (int c = 0; c < COLUMNS; ++c) words[c] = load_words(from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4);
+    if constexpr (USES_PAIRS<FORMAT>) {
+      const uint32_t* pairs = reinterpret_cast<const uint32_t*>(x);
+#pragma GCC unroll 16
+      for (int row = 0; row < ROWS; ++row) {
+        const Words both = filled_words(pairs[row]);
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c) sums[row][c] = dot(sums[row][c], words[c], both);
+      }
+      x += ROWS;
+    } else {
+#pragma GCC unroll 2
+      for (int i = 0; i < INPUTS; ++i, x += ROWS) {
+        Floats weights[COLUMNS];
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c) weights[c] = weight_of<FORMAT>(words[c], i);
+#pragma GCC unroll 16
+        for (int row = 0; row < ROWS; ++row) {
+          const Floats input = filled(x[row]);
+#pragma GCC unroll 16
+          for (int c = 0; c < COLUMNS; ++c) sums[row][c] += weights[c] * input;
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int row = 0; row < ROWS; ++row) {
+#pragma GCC unroll 16
+    for (int c = 0; c < COLUMNS; ++c) store(out + row * width + c * LANES, sums[row][c]);
+  }
+}
+
+// The same for quantised weights: whole numbers within a group, which are exact, then scaled and added to `out`.
+template <Format FORMAT, int ROWS, int PANELS>
+inline void quantized_tile(const Weights& w, int64_t panel, const float* x, float* out, int width) {
+  constexpr int COLUMNS = PANELS * VECTORS;
+  constexpr int LINES = GROUP / Line<FORMAT>::INPUTS;
+  const int64_t panel_bytes = w.num_lines * 64, num_groups = w.num_lines / LINES;
+  const char* from = w.weight + panel * panel_bytes;
+  const bfloat16* scales = w.scale + panel * num_groups * PANEL;
+  for (int row = 0; row < ROWS; ++row) std::memset(out + row * width, 0, PANELS * PANEL * 4);
+  for (int64_t group = 0; group < num_groups; ++group, x += ROWS * GROUP_WORDS) {
+    const int32_t* offsets = reinterpret_cast<const int32_t*>(x + ROWS);
+    const uint32_t* quads = reinterpret_cast<const uint32_t*>(x + 2 * ROWS);
+    Ints sums[ROWS][COLUMNS];
+#pragma GCC unroll 16
+    for (int row = 0; row < ROWS; ++row) {
+#pragma GCC unroll 16
+      for (int c = 0; c < COLUMNS; ++c) sums[row][c] = Ints{} + offsets[row];
+    }
+#pragma GCC unroll 1
+    for (int line = 0; line < LINES; ++line, from += 64) {
+#pragma GCC unroll 2
+      for (int part = 0; part < Line<FORMAT>::INPUTS / 4; ++part, quads += ROWS * QUAD_WORDS) {
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c) {
+          Words words = load_words(from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4);
+          if constexpr (FORMAT == INT4) words = (part == 0 ? words : words >> 4) & 0x0f0f0f0fu;
+#pragma GCC unroll 16
+          for (int row = 0; row < ROWS; ++row) sums[row][c] = add_products(sums[row][c], words, quads + row, ROWS);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int c = 0; c < COLUMNS; ++c) {
+      const Floats scale = load(scales + (c / VECTORS * num_groups + group) * PANEL + c % VECTORS * LANES);
+#pragma GCC unroll 16
+      for (int row = 0; row < ROWS; ++row) {
+        float* to = out + row * width + c * LANES;
+        store(to, load(to) + __builtin_convertvector(sums[row][c], Floats) * (scale * x[row]));
+      }
+    }
+  }
+}
+
+template <Format FORMAT, int ROWS, int PANELS>
+inline void any_tile(const Weights& w, int64_t panel, const float* x, float* out, int width) {
+  if constexpr (IS_QUANTIZED<FORMAT>) {
+    quantized_tile<FORMAT, ROWS, PANELS>(w, panel, x, out, width);
+  } else {
+    tile<FORMAT, ROWS, PANELS>(w, panel, x, out, width);
+  }
+}
+
+}  // namespace
