@@ -55,12 +55,17 @@ class ServedModel:
             return ()
         return (eos,)
 
+    @property
+    def follows_grammars(self) -> bool:
+        """Whether each token has a text of its own, whatever its neighbours are, and a text can end."""
+        return self.tokenizer.has_byte_tokens and bool(self.info.eos_token_ids or self.tokenizer_eos_ids)
+
     def vocabulary(self, info: ModelInfo) -> Vocabulary | None:
-        """The model's tokens as text, for grammars. None where a token's text depends on its neighbours."""
+        """The model's tokens as text, for grammars; None for a model that can't follow any."""
+        if not self.follows_grammars:
+            return None
         tokenizer = self.tokenizer
         eos_ids = sorted({*info.eos_token_ids, *self.tokenizer_eos_ids})
-        if not tokenizer.has_byte_tokens or not eos_ids:
-            return None
         num_known = min(tokenizer.vocab_size, info.vocab_size)
         tokens = [tokenizer.token_bytes(i) for i in range(num_known)] + [b""] * (info.vocab_size - num_known)
         return Vocabulary(tokens, sorted(i for i in tokenizer.special_ids if i < num_known), eos_ids)

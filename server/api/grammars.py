@@ -1,5 +1,6 @@
 """Checks the form that a request asks for before anything is generated."""
 
+from model.grammar import Vocabulary
 from server.errors import InvalidRequest
 from server.grammar.checker import GrammarChecker
 from server.protocol.structured import Form
@@ -24,10 +25,16 @@ class GrammarDoor:
     def _checker(self, model: ServedModel, param: str) -> GrammarChecker:
         checker = self._checkers.get(model.name)
         if checker is None:
-            vocabulary = model.vocabulary(model.info)
-            if vocabulary is None:
+            if not model.follows_grammars:
                 raise InvalidRequest(
                     "this model's tokenizer gives no token a text of its own, which grammars need", param=param
                 )
-            checker = self._checkers[model.name] = GrammarChecker(lambda: vocabulary)
+            # Asked for in the checker's threads: a large vocabulary takes a while.
+            checker = self._checkers[model.name] = GrammarChecker(lambda: _vocabulary(model))
         return checker
+
+
+def _vocabulary(model: ServedModel) -> Vocabulary:
+    vocabulary = model.vocabulary(model.info)
+    assert vocabulary is not None
+    return vocabulary

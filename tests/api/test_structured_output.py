@@ -1,13 +1,20 @@
 """The fields that give a text its form: what is let in, and what is refused with the field's name."""
 
 import json
+from pathlib import Path
 
 import httpx
 import pytest
 
 from model.grammar import Grammar
-from tests.api.serving import Served, ask, refused, serve
+from server.app import create_app
+from server.served import ServedModel, ServedModels
+from server.settings import Settings
+from server.text.tokenizer import Tokenizer
+from tests.api.serving import TOKENIZER, Served, ask, refused, serve
 from tests.constraint.hostile import bodies
+from tests.fakes import chat_template
+from tests.text import tokenizer_kinds
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -171,3 +178,12 @@ def test_gr01_gr06_gr07_hostile_grammars_are_refused_or_served_and_the_server_st
         if answer.status_code == 400:
             refused(answer)
     assert completion(served).status_code == 200
+
+
+def test_a_model_whose_tokens_have_no_text_of_their_own_takes_no_grammar(tmp_path: Path) -> None:
+    words = Tokenizer.load(tokenizer_kinds.word_piece(tmp_path))
+    model = ServedModel(("words",), words, chat_template(TOKENIZER), serve().engine, created=1)
+    app = create_app(Settings(), ServedModels([model]), version="0.0.0")
+    error = refused(completion(Served(app, serve().engine, model), guided_regex="a"))
+    assert error["param"] == "guided_regex"
+    assert "tokenizer" in error["message"]
