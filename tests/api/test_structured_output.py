@@ -173,7 +173,9 @@ def test_gr04_a_valid_grammar_before_a_broken_one_changes_nothing(served: Served
 @pytest.mark.slow
 def test_gr01_gr06_gr07_hostile_grammars_are_refused_or_served_and_the_server_stays_well(served: Served) -> None:
     for body in bodies():
-        answer = completion(served, **body)
+        # Encoded here: half of a surrogate pair is no text, but can be written in JSON.
+        content = json.dumps({"prompt": "x", "max_tokens": 3, **body}).encode()
+        answer = ask(served, "/v1/completions", content, **{"content-type": "application/json"})
         assert answer.status_code in (200, 400), f"{str(body)[:200]}: {answer.text}"
         if answer.status_code == 400:
             refused(answer)
