@@ -121,6 +121,9 @@ class ScriptedEngine:
         finally:
             generation.close()
 
+    async def num_cached(self, prompt_ids: list[int], cache_salt: str) -> int | None:
+        return len(prompt_ids) - 1 if (cache_salt, tuple(prompt_ids)) in self.cached else 0
+
     def _admit(self, num_choices: int) -> None:
         match self.phase:
             case "starting":

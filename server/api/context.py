@@ -73,6 +73,13 @@ class ApiContext:
             eos_token_ids=model.tokenizer_eos_ids,
         )
 
+    def cache_salt(self, request: Request, chosen: str | None) -> str:
+        """What a request's prompts share cached blocks by.
+
+        The key goes first: no salt that a client can choose reaches what another key's requests left in the cache.
+        """
+        return "/".join(filter(None, (self.keys.identify(request), chosen)))
+
     def run(
         self,
         request: Request,
@@ -101,8 +108,7 @@ class ApiContext:
         for name, value in (("user", body.user), ("safety_identifier", body.safety_identifier)):
             if value is not None:
                 exchange.log_fields[name] = hashlib.sha256(value.encode()).hexdigest()[:12]
-        # The key goes first: no salt that a client can choose reaches what another key's requests left in the cache.
-        cache_salt = "/".join(filter(None, (self.keys.identify(request), body.cache_salt)))
+        cache_salt = self.cache_salt(request, body.cache_salt)
         run = Run(
             body,
             model,

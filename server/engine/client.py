@@ -19,6 +19,7 @@ from server.engine.messages import (
     Failed,
     Finished,
     Loading,
+    Lookup,
     ModelInfo,
     Output,
     Ready,
@@ -39,6 +40,9 @@ DEATHS_BEFORE_SOLO = 2
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 # A worker that lived this long without dying is healthy again.
 HEALTHY_AFTER_S = 60.0
+# Lookups that may wait for the worker at once, and how long one does: they are worth a step's time, no more.
+MAX_LOOKUPS = 16
+LOOKUP_TIMEOUT_S = 1.0
 NO_STATS = Stats(0, 0, 0, 0, 0, 0)
 
 
@@ -92,6 +96,9 @@ class Engine(Protocol):
 
         Entering raises QueueFull, NotReady, Draining or EngineDead.
         """
+
+    async def num_cached(self, prompt_ids: list[int], cache_salt: str) -> int | None:
+        """Prompt tokens that a request would find in the prefix cache now. None if the worker has no time to say."""
 
 
 class _Choice:
@@ -241,6 +248,8 @@ class EngineClient:
         self._alone: _Generation | None = None
         """The one of them that runs now."""
         self._next_id = 0
+        self._lookups: dict[int, asyncio.Future[int]] = {}
+        self._next_lookup = 0
         self._connection: Connection | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -308,6 +317,22 @@ class EngineClient:
             self.drop(list(generation.choices.values()))
             generation.choices.clear()
             self._send_held()
+
+    async def num_cached(self, prompt_ids: list[int], cache_salt: str) -> int | None:
+        """Prompt tokens that a request would find in the prefix cache now. None if the worker has no time to say."""
+        if self._connection is None or self._phase != "ready" or len(self._lookups) >= MAX_LOOKUPS:
+            return None
+        lookup_id, self._next_lookup = self._next_lookup, self._next_lookup + 1
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._lookups[lookup_id] = answer
+        self._connection.send(Lookup(lookup_id, prompt_ids, cache_salt))
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                return await answer
+        except TimeoutError:
+            return None
+        finally:
+            del self._lookups[lookup_id]
 
     def drop(self, choices: Iterable[_Choice]) -> None:
         """Stop generating these choices, and forget them."""
@@ -429,6 +454,10 @@ class EngineClient:
     def _take_step(self, step: StepResult) -> None:
         choices = self._choices
         self._stats = step.stats
+        for lookup_id, num_cached in step.num_cached.items():
+            lookup = self._lookups.get(lookup_id)
+            if lookup is not None and not lookup.done():
+                lookup.set_result(num_cached)
         for started in step.started:
             choice = choices.get(started.sequence_id)
             if choice is not None and not choice.emitted:  # in a new worker it isn't started for the first time

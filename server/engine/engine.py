@@ -7,7 +7,7 @@ from model.constraint import Constraint
 from model.grammar import Vocabulary
 from server.engine.drafting import Drafter
 from server.engine.grammars import Grammars
-from server.engine.messages import Finished, Request, Started, Stats, StepResult
+from server.engine.messages import Finished, Lookup, Request, Started, Stats, StepResult
 from server.engine.scheduler import Progress, Scheduler, SchedulerLimits
 from server.engine.sequence import Sequence
 
@@ -29,11 +29,13 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._grammars = Grammars()
         self._rejected: list[Finished] = []
+        self._num_cached: dict[int, int] = {}
+        """Answers to lookups, for the next step's result."""
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self._scheduler.has_work or bool(self._rejected) or self._grammars.has_ready
+        return self._scheduler.has_work or bool(self._rejected or self._num_cached) or self._grammars.has_ready
 
     @property
     def is_compiling(self) -> bool:
@@ -63,6 +65,18 @@ class Engine:
         for sequence_id in sequence_ids:
             self._scheduler.abort(sequence_id)
 
+    def look_up(self, lookup: Lookup) -> None:
+        """Let the next step's result say how much of a prompt is cached now."""
+        sequence = Sequence(
+            id=-1,
+            token_ids=lookup.prompt_ids,
+            num_prompt=len(lookup.prompt_ids),
+            params=SamplingParams(max_tokens=1),
+            eos_token_ids=frozenset(),
+            salt=lookup.cache_salt.encode(),
+        )
+        self._num_cached[lookup.lookup_id] = self._scheduler.num_cached(sequence)
+
     def step(self) -> StepResult:
         """Compute one batch."""
         for request, outcome in self._grammars.take_ready():
@@ -73,6 +87,7 @@ class Engine:
         batch = self._scheduler.schedule()
         progress = self._scheduler.update(self._runner.run(batch)) if batch.slots else Progress()
         rejected, self._rejected = self._rejected, []
+        num_cached, self._num_cached = self._num_cached, {}
         return StepResult(
             sequence_ids=[sequence.id for sequence in progress.sequences],
             token_ids=progress.token_ids,
@@ -81,6 +96,7 @@ class Engine:
             finished=rejected + [_finished(sequence, reason) for sequence, reason in progress.finished],
             logprobs=progress.logprobs,
             prompt_logprobs=progress.prompt_logprobs,
+            num_cached=num_cached,
         )
 
     def stats(self) -> Stats:

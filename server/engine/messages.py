@@ -50,6 +50,14 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     sequence_ids: list[int]
 
 
+class Lookup(msgspec.Struct, frozen=True, tag=True):
+    """A question: how much of this prompt is cached? The next StepResult answers."""
+
+    lookup_id: int
+    prompt_ids: list[int]
+    cache_salt: str = ""
+
+
 class Loading(msgspec.Struct, frozen=True, tag=True):
     """The worker is starting: what it does, and how far it is (0 to 1)."""
 
@@ -123,6 +131,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """By sequence id."""
     prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
     """By sequence id; parts of one prompt come in order."""
+    num_cached: dict[int, int] = {}
+    """By lookup id: prompt tokens that a request would find in the prefix cache."""
 
 
 class Tokens(msgspec.Struct, frozen=True, tag=True):
@@ -131,7 +141,7 @@ class Tokens(msgspec.Struct, frozen=True, tag=True):
     vocabulary: Vocabulary
 
 
-ToWorker = Request | Abort | Tokens
+ToWorker = Request | Abort | Lookup | Tokens
 FromWorker = Loading | Ready | Failed | StepResult
 
 

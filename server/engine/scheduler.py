@@ -98,6 +98,11 @@ class Scheduler:
         del self._sequences[sequence_id]
         return True
 
+    def num_cached(self, sequence: Sequence) -> int:
+        """How many tokens of a sequence that is not queued would be found in the cache now."""
+        self._extend_hashes(sequence, len(sequence.token_ids))
+        return len(self._find_cached(sequence)) * self.limits.block_size
+
     def take_started(self) -> list[Sequence]:
         """Sequences scheduled for the first time since the last call."""
         started, self._started = self._started, []

@@ -22,7 +22,18 @@ from model.description import ModelInfo
 from model.errors import ModelError
 from server.engine.drafting import NO_DRAFTS, StepCosts
 from server.engine.engine import Engine
-from server.engine.messages import Abort, Failed, FromWorker, Loading, Ready, Request, Tokens, ToWorker, WorkerConfig
+from server.engine.messages import (
+    Abort,
+    Failed,
+    FromWorker,
+    Loading,
+    Lookup,
+    Ready,
+    Request,
+    Tokens,
+    ToWorker,
+    WorkerConfig,
+)
 from server.engine.scheduler import SchedulerLimits
 from server.engine.step_costs import measure_step_costs
 
@@ -91,6 +102,8 @@ def serve(socket: Socket, engine: Engine) -> None:
                     engine.add(message)
                 case Abort():
                     engine.abort(message.sequence_ids)
+                case Lookup():
+                    engine.look_up(message)
         if engine.is_compiling and not engine.has_work:
             continue
         # Also when nothing is left to do, as after the last abort: the stats tell the client that blocks are free.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from server.errors import InvalidRequest
 from server.protocol.chat import Conversation, Message
-from server.protocol.common import Name, TokenId
+from server.protocol.common import Name, TokenCount, TokenId
 from server.protocol.wire import WireModel
 
 
@@ -23,6 +23,10 @@ class TokenizeRequest(Conversation):
     """The turns to render and encode; or give a prompt."""
     return_token_strs: bool = False
     """List the text of each token too."""
+    max_tokens: TokenCount | None = None
+    """Most tokens that the request is going to ask for; by default, what its endpoint takes without the field."""
+    cache_salt: Name | None = None
+    """The salt that the request is going to have."""
 
     def check(self) -> None:
         """Raise InvalidRequest where the fields contradict each other."""
@@ -40,12 +44,21 @@ class DetokenizeRequest(WireModel):
     """Token ids."""
 
 
-class TokenizeAnswer(msgspec.Struct, frozen=True):
-    """The ids, and how many fit."""
+class TokenizeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The ids, and what a request with them would cost if it were sent now."""
 
     count: int
+    """Tokens of the prompt."""
     max_model_len: int
     tokens: list[int]
+    fits: bool
+    """Whether the prompt and what is to be generated fit the model's context together."""
+    max_tokens: int
+    """Most tokens that would be generated for each choice."""
+    cached_tokens: int | None
+    """Tokens of the prompt that would not have to be computed; null if the worker had no time to say."""
+    expected_ttft_s: float | None
+    """Seconds to the first token, as requests of late took them; null before there were any."""
     token_strs: list[str] | UnsetType = UNSET
 
 

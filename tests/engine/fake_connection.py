@@ -7,7 +7,7 @@ from typing import Any, Self
 from model.description import ModelInfo
 from server.engine.connection import WorkerDied
 from server.engine.engine import Engine
-from server.engine.messages import Abort, Failed, FromWorker, Ready, Request, StepResult, ToWorker
+from server.engine.messages import Abort, Failed, FromWorker, Lookup, Ready, Request, StepResult, ToWorker
 from server.engine.scheduler import SchedulerLimits
 from tests.sim.fake_runner import FakeRunner
 
@@ -48,6 +48,7 @@ class FakeConnection:
     def __init__(self, fault: Fault = never, *, failure: str | None = None, is_stuck: bool = False) -> None:
         self.requests: list[Request] = []
         self.is_killed = False
+        self.num_lookups = 0
         self._fault = fault
         self._messages: list[FromWorker] = [Failed(failure) if failure else Ready(MODEL)]
         self._is_stuck = is_stuck
@@ -71,6 +72,9 @@ class FakeConnection:
                 self.engine.add(message)
             case Abort():
                 self.engine.abort(message.sequence_ids)
+            case Lookup():
+                self.num_lookups += 1
+                self.engine.look_up(message)
 
     async def receive(self, timeout_s: float) -> FromWorker | None:
         await asyncio.sleep(0.001)

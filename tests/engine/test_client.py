@@ -189,7 +189,7 @@ def test_a_finished_choice_is_dropped_and_the_others_go_on() -> None:
     run([FakeConnection()], body)
 
 
-def test_a_slow_reader_gets_several_tokens_at_once_and_loses_none() -> None:
+def test_st06_a_slow_reader_gets_several_tokens_at_once_and_loses_none() -> None:
     async def body(client: EngineClient) -> None:
         async with client.generate(prompt(0), PARAMS) as generation:
             outputs = [await anext(generation)]
@@ -214,6 +214,34 @@ def test_a_request_starts_when_its_first_step_begins_and_not_when_that_ends() ->
         assert started_at == pytest.approx(now - 100, abs=50)
 
     run([Slow()], body)
+
+
+def test_what_is_cached_is_what_the_next_request_finds() -> None:
+    async def body(client: EngineClient) -> None:
+        for salt in ("", "s"):
+            assert await client.num_cached(prompt(0, 30), salt) == 0
+            found = []
+            for _ in range(2):
+                expected = await client.num_cached(prompt(0, 30), salt)
+                async with client.generate(prompt(0, 30), PARAMS, cache_salt=salt) as generation:
+                    found.append((expected, {output.num_cached async for output in generation}))
+            assert found == [(0, {0}), (28, {28})], "7 blocks of 4, for one token is always computed"
+
+    run([FakeConnection()], body)
+
+
+def test_a_worker_that_is_silent_or_asked_too_much_leaves_the_cache_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "LOOKUP_TIMEOUT_S", 0.05)
+
+    async def body(client: EngineClient) -> None:
+        asked = [client.num_cached(prompt(0), "") for _ in range(client_module.MAX_LOOKUPS + 5)]
+        assert set(await asyncio.gather(*asked)) == {None}
+        client.drain()
+        assert await client.num_cached(prompt(0), "") is None
+
+    connection = FakeConnection(is_stuck=True)
+    run([connection], body)
+    assert connection.num_lookups == client_module.MAX_LOOKUPS
 
 
 def test_the_queue_is_bounded() -> None:

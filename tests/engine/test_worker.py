@@ -22,6 +22,7 @@ from server.engine.messages import (
     Choice,
     Failed,
     FromWorker,
+    Lookup,
     Loading,
     Ready,
     Request,
@@ -98,6 +99,28 @@ def test_the_worker_tells_its_progress_and_is_ready_once_it_has_run_a_step():
         assert isinstance(ready, Ready)
         assert ready.model.max_model_len == 256
         assert len(await complete(connection, 1)) == 5
+
+    with_worker(talk)
+
+
+def test_the_worker_says_how_much_of_a_prompt_is_cached():
+    prompt_ids = list(range(40))
+
+    async def look_up(connection: Connection, lookup_id: int) -> int:
+        connection.send(Lookup(lookup_id, prompt_ids))
+        while True:
+            step = await next_step(connection)
+            if step.num_cached:
+                return step.num_cached[lookup_id]
+
+    async def talk(connection: Connection) -> None:
+        await until_ready(connection)
+        assert await look_up(connection, 1) == 0
+        params = msgspec.structs.replace(NO_END, max_tokens=1)
+        connection.send(Request(prompt_ids=prompt_ids, params=params, choices=[Choice(1, 0)]))
+        while not (await next_step(connection)).finished:
+            pass
+        assert await look_up(connection, 2) == 32, "two blocks of 16"
 
     with_worker(talk)
 
