@@ -10,12 +10,11 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from model.batch import SamplingParams, TokenLogprobs
+from model.batch import SamplingParams
 from model.grammar import Vocabulary
 from server.engine.connection import Connection, WorkerDied
 from server.engine.messages import (
     Abort,
-    Choice,
     Failed,
     Finished,
     Loading,
@@ -28,6 +27,7 @@ from server.engine.messages import (
     StepResult,
     Tokens,
 )
+from server.engine.pending import PendingChoice, PendingGeneration
 from server.errors import Draining, EngineDead, NotReady, QueueFull
 
 logger = logging.getLogger(__name__)
@@ -101,121 +101,6 @@ class Engine(Protocol):
         """Prompt tokens that a request would find in the prefix cache now. None if the worker has no time to say."""
 
 
-class _Choice:
-    """One sequence as the client sees it: enough to go on with it in a new worker."""
-
-    __slots__ = (
-        "emitted",
-        "finished",
-        "generation",
-        "index",
-        "logprobs",
-        "num_cached",
-        "num_read",
-        "prompt_logprobs",
-        "sequence_id",
-        "started_at",
-    )
-
-    def __init__(self, generation: "_Generation", index: int, sequence_id: int) -> None:
-        self.generation = generation
-        self.index = index
-        self.sequence_id = sequence_id
-        self.emitted: list[int] = []
-        self.num_read = 0
-        self.num_cached = 0
-        self.started_at: float | None = None
-        self.logprobs: list[TokenLogprobs] = []
-        self.prompt_logprobs: list[TokenLogprobs] = []
-        self.finished: Finished | None = None
-
-    def take(self) -> Output:
-        """Everything since the last call."""
-        params, first = self.generation.params, self.num_read == 0
-        output = Output(
-            index=self.index,
-            token_ids=self.emitted[self.num_read :],
-            num_cached=self.num_cached,
-            started_at=self.started_at,
-        )
-        self.num_read = len(self.emitted)
-        if params.logprobs is not None:
-            output.logprobs, self.logprobs = self.logprobs, []
-        if params.prompt_logprobs is not None and first:
-            output.prompt_logprobs = self.prompt_logprobs
-        if self.finished is not None:
-            output.finish_reason = self.finished.reason
-            output.stop_token_id = self.finished.stop_token_id
-            output.error = self.finished.error
-            output.num_accepted, output.num_rejected = self.finished.num_accepted, self.finished.num_rejected
-        return output
-
-
-class _Generation:
-    """The outputs of one request as an async iterator."""
-
-    def __init__(self, client: "EngineClient", prompt_ids: list[int], params: SamplingParams, priority: int) -> None:
-        self.prompt_ids = prompt_ids
-        self.params = params
-        self.priority = priority
-        self.cache_salt = ""
-        self.prediction_ids: list[int] = []
-        self.choices: dict[int, _Choice] = {}
-        """The choices whose end was not read yet, by index."""
-        self.num_deaths = 0
-        """How many workers died while they had this request."""
-        self._client = client
-        self._news: deque[_Choice] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-
-    def __aiter__(self) -> AsyncIterator[Output]:
-        return self
-
-    async def __anext__(self) -> Output:
-        while not self._news:
-            if not self.choices:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        choice = self._news.popleft()
-        if choice.finished is not None:
-            del self.choices[choice.index]
-        return choice.take()
-
-    def finish(self, index: int) -> None:
-        """Stop generating this choice. No more Outputs of it come."""
-        choice = self.choices.pop(index, None)
-        if choice is not None:
-            with suppress(ValueError):
-                self._news.remove(choice)
-            self._client.drop([choice])
-
-    def tell(self, choice: _Choice) -> None:
-        """Note that a choice has something new to read."""
-        if choice not in self._news:
-            self._news.append(choice)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def to_request(self) -> Request | None:
-        """What a worker must be sent to generate all that is missing, or None."""
-        pending = [c for c in self.choices.values() if c.finished is None]
-        if not pending:
-            return None
-        params = self.params
-        if any(choice.emitted for choice in pending):
-            params = msgspec.structs.replace(params, prompt_logprobs=None)
-        choices = [Choice(c.sequence_id, c.index, c.emitted) for c in pending]
-        return Request(
-            prompt_ids=self.prompt_ids,
-            params=params,
-            choices=choices,
-            priority=self.priority,
-            cache_salt=self.cache_salt,
-            prediction_ids=self.prediction_ids,
-        )
-
-
 class EngineClient:
     """Runs a worker, feeds it requests, hands out what it answers, and starts a new one when it dies.
 
@@ -237,15 +122,15 @@ class EngineClient:
         self._num_restarts = 0
         self._vocabulary: Callable[[ModelInfo], Vocabulary | None] | None = None
         self._tokens: Tokens | None = None
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, PendingChoice] = {}
         """Unfinished sequences by id."""
-        self._generations: dict[int, _Generation] = {}
+        self._generations: dict[int, PendingGeneration] = {}
         """Requests with unfinished sequences, by the id of their first."""
-        self._held: deque[_Generation] = deque()
+        self._held: deque[PendingGeneration] = deque()
         """Accepted, and not sent to the worker yet: it restarts, or another request runs alone."""
-        self._solo: deque[_Generation] = deque()
+        self._solo: deque[PendingGeneration] = deque()
         """Requests that must run alone because workers died under them."""
-        self._alone: _Generation | None = None
+        self._alone: PendingGeneration | None = None
         """The one of them that runs now."""
         self._next_id = 0
         self._lookups: dict[int, asyncio.Future[int]] = {}
@@ -299,13 +184,19 @@ class EngineClient:
     ) -> AsyncIterator[Generation]:
         """Generate; leaving the block, for whatever reason, aborts what is not finished."""
         self._check_admission(num_choices)
-        generation = _Generation(self, prompt_ids, params, priority)
-        generation.cache_salt = cache_salt
-        generation.prediction_ids = list(prediction_ids)
+        request = Request(
+            prompt_ids=prompt_ids,
+            params=params,
+            choices=[],
+            priority=priority,
+            cache_salt=cache_salt,
+            prediction_ids=list(prediction_ids),
+        )
+        generation = PendingGeneration(request, self._drop)
         first_id = self._next_id
         self._next_id += num_choices
         for index in range(num_choices):
-            choice = _Choice(generation, index, first_id + index)
+            choice = PendingChoice(generation, index, first_id + index)
             generation.choices[index] = self._choices[choice.sequence_id] = choice
         self._generations[first_id] = generation
         self._held.append(generation)
@@ -314,7 +205,7 @@ class EngineClient:
             yield generation
         finally:
             del self._generations[first_id]
-            self.drop(list(generation.choices.values()))
+            self._drop(list(generation.choices.values()))
             generation.choices.clear()
             self._send_held()
 
@@ -334,7 +225,7 @@ class EngineClient:
         finally:
             del self._lookups[lookup_id]
 
-    def drop(self, choices: Iterable[_Choice]) -> None:
+    def _drop(self, choices: Iterable[PendingChoice]) -> None:
         """Stop generating these choices, and forget them."""
         ids = [c.sequence_id for c in choices if self._choices.pop(c.sequence_id, None) is not None]
         if ids and self._connection is not None:
@@ -368,14 +259,14 @@ class EngineClient:
         while self._held:
             self._send(self._held.popleft())
 
-    def _is_running(self, generation: _Generation) -> bool:
+    def _is_running(self, generation: PendingGeneration) -> bool:
         return any(choice.sequence_id in self._choices for choice in generation.choices.values())
 
     def _is_worker_busy(self) -> bool:
         unsent = {id(generation) for generation in [*self._held, *self._solo]}
         return any(id(choice.generation) not in unsent for choice in self._choices.values())
 
-    def _send(self, generation: _Generation) -> None:
+    def _send(self, generation: PendingGeneration) -> None:
         request = generation.to_request()
         if request is not None:
             assert self._connection is not None
@@ -487,7 +378,7 @@ class EngineClient:
             self._phase = "restarting"
         self._detail, self._fraction = "starting a new worker", 0.0
         unsent = {id(generation) for generation in [*self._held, *self._solo]}
-        again: list[_Generation] = []
+        again: list[PendingGeneration] = []
         for generation in self._generations.values():
             if id(generation) in unsent:
                 continue
@@ -510,7 +401,7 @@ class EngineClient:
         self._solo.clear()
         self._fail(list(self._choices.values()), "the model worker is not running")
 
-    def _fail(self, choices: Iterable[_Choice], error: str) -> None:
+    def _fail(self, choices: Iterable[PendingChoice], error: str) -> None:
         for choice in choices:
             self._choices.pop(choice.sequence_id, None)
             choice.finished = Finished(choice.sequence_id, "error", error)
