@@ -83,7 +83,8 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     (model,) = client.models.list().data
     assert model.id == MODEL
     assert client.models.retrieve(MODEL) == model
-    assert model.model_extra == {"max_model_len": 2048}
+    assert model.model_extra["max_model_len"] == 2048
+    assert model.model_extra["capabilities"]["chat"]
 
 
 def test_a_plain_answer_has_text_end_and_counts(client: openai.OpenAI) -> None:
