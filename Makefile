@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ARGS ?=
 CODE := server model tests benchmarks
 
-.PHONY: help install serve test test-slow lint format bench clean
+.PHONY: help install serve test test-slow test-clients lint format bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -26,6 +26,9 @@ test: $(VENV)/.dev $(VENV)/.kernels
 
 test-slow: $(VENV)/.dev $(VENV)/.kernels
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow $(ARGS)
+
+test-clients: $(VENV)/.dev
+	$(BIN)/python -m tests.clients.run $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(CODE)
