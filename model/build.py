@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,87 +37,126 @@ CPU_CACHE_SHARE = 0.25
 # Weights that one core's cache holds are read faster than several threads agree who reads what: with 2 M parameters one
 # thread was as fast as two on an idle machine, and ten times as fast where another program wanted a core as well.
 ONE_THREAD_BYTES = 16 * 2**20
+# The cache has room for this many sequences of full length, if memory allows, even where fewer run at once: what has
+# ended is worth keeping for those that begin alike.
+MIN_CACHED_SEQS = 16
 
 Progress = Callable[[str, float], None]
 """Told the phase of the start in words, and how far it is (0 to 1)."""
 
 
+@dataclass(slots=True, frozen=True)
+class _Choices:
+    """What the options leave open, decided by model and device."""
+
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    max_model_len: int
+    max_step_tokens: int
+    against_kernels: str | None
+    """Why our own CPU kernels can't compute the model; None where they do."""
+
+
 def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunner, ModelInfo]:
     """Load the weights, size and allocate the KV cache, run a first step. Raises ModelError with one clear line."""
-    directory = Path(options.model_dir)
-    device = _device(options.device)
-    config = config_from_directory(directory)
-    against_kernels = _against_kernels(options, config, device)
-    dtype = serving_dtype(options.dtype, config, device, has_cpu_kernels=against_kernels is None)
-    against_kernels = against_kernels or CpuAttention.supports_cache(options.block_size, dtype)
-    if against_kernels and options.quantization != "none":
-        raise UnsupportedModel(f"--quantization {options.quantization} needs the CPU kernels, but {against_kernels}")
-    max_model_len = _max_model_len(options.max_model_len, config)
-    max_step_tokens = max(options.max_step_tokens or MAX_STEP_TOKENS[device.type], options.max_num_seqs)
-    model = Transformer(config, dtype, device)
+    chosen = _choose(options)
+    model = Transformer(chosen.config, chosen.dtype, chosen.device)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
     torch.set_num_threads(options.num_threads or _num_threads(model))
-    parameters = list(model.parameters())
-    num_parameters = sum(parameter.numel() for parameter in parameters)
-    weights_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    del parameters  # they would be held although they've been packed
-    kernels = None if against_kernels else CpuKernels(torch.get_num_threads())
-    loaded = functools.partial(progress, "loading weights")
-    if kernels is None:
-        load_weights(model, directory, loaded)
-    else:
-        load_weights(model, directory, loaded, Packer(model, kernels, _weight_format(options, dtype)).filled)
-        weights_bytes = packed_bytes(model)
-
-    def backend_with(num_blocks: int) -> AttentionBackend[Any]:
-        if kernels is not None:
-            return CpuAttention(kernels, config, num_blocks, options.block_size, dtype)
-        return TorchAttention(config, KVCache(config, num_blocks, options.block_size, dtype, device))
+    kernels, weights_bytes = _load(model, options, chosen, progress)
 
     def runner_with(num_blocks: int) -> ModelRunner:
         return ModelRunner(
             model,
-            backend_with(num_blocks),
-            Sampler(options.max_num_seqs, config.vocab_size, config.eos_token_ids, device),
+            _backend(kernels, chosen, num_blocks, options.block_size),
+            Sampler(options.max_num_seqs, chosen.config.vocab_size, chosen.config.eos_token_ids, chosen.device),
             max_num_seqs=options.max_num_seqs,
-            max_model_len=max_model_len,
+            max_model_len=chosen.max_model_len,
             block_size=options.block_size,
         )
 
     progress("warming up", 0.0)
     bytes_per_block = torch_bytes_per_block if kernels is None else CpuAttention.bytes_per_block
-    block_bytes = bytes_per_block(config, options.block_size, dtype)
-    sequence_blocks = -(-max_model_len // options.block_size)
-    largest = largest_batch(options.max_num_seqs, max_step_tokens, max_model_len, options.block_size)
-    cache_bytes = options.kv_cache_bytes
-    if cache_bytes is None:
-        cache_bytes = _cache_budget(device, options.gpu_memory_utilization, lambda: runner_with(1).run(largest))
-    num_blocks = min(cache_bytes // block_bytes, options.max_num_seqs * sequence_blocks)
-    if num_blocks < sequence_blocks:
-        raise NotEnoughMemory(
-            f"the KV cache may take {cache_bytes / 2**20:.2f} MiB, but one sequence of {max_model_len} tokens takes "
-            f"{sequence_blocks * block_bytes / 2**20:.2f} MiB; lower --max-model-len or raise --kv-cache-memory-bytes"
-        )
+    block_bytes = bytes_per_block(chosen.config, options.block_size, chosen.dtype)
+    num_blocks = _num_blocks(options, chosen, block_bytes, runner_with)
     runner = runner_with(num_blocks)
     runner.run(largest_batch(1, 1, 1, options.block_size))
     return runner, ModelInfo(
-        architecture=config.architecture,
+        architecture=chosen.config.architecture,
         num_parameters=num_parameters,
-        dtype=str(dtype).removeprefix("torch."),
-        device=str(device),
+        dtype=str(chosen.dtype).removeprefix("torch."),
+        device=str(chosen.device),
         attention="torch" if kernels is None else "paged",
-        kernels=f"torch, as {against_kernels}" if kernels is None else f"own kernels, {kernels.level}",
+        kernels=f"torch, as {chosen.against_kernels}" if kernels is None else f"own kernels, {kernels.level}",
         quantization=options.quantization,
-        vocab_size=config.vocab_size,
-        max_model_len=max_model_len,
+        vocab_size=chosen.config.vocab_size,
+        max_model_len=chosen.max_model_len,
         max_num_seqs=options.max_num_seqs,
-        max_step_tokens=max_step_tokens,
+        max_step_tokens=chosen.max_step_tokens,
         block_size=options.block_size,
         num_blocks=num_blocks,
-        eos_token_ids=list(config.eos_token_ids),
-        bos_token_id=config.bos_token_id,
+        eos_token_ids=list(chosen.config.eos_token_ids),
+        bos_token_id=chosen.config.bos_token_id,
         weights_bytes=weights_bytes,
         kv_cache_bytes=num_blocks * block_bytes,
     )
+
+
+def _choose(options: RunnerOptions) -> _Choices:
+    device = _device(options.device)
+    config = config_from_directory(Path(options.model_dir))
+    against_kernels = _against_kernels(options, config, device)
+    dtype = serving_dtype(options.dtype, config, device, has_cpu_kernels=against_kernels is None)
+    against_kernels = against_kernels or CpuAttention.supports_cache(options.block_size, dtype)
+    if against_kernels and options.quantization != "none":
+        raise UnsupportedModel(f"--quantization {options.quantization} needs the CPU kernels, but {against_kernels}")
+    return _Choices(
+        config=config,
+        device=device,
+        dtype=dtype,
+        max_model_len=_max_model_len(options.max_model_len, config),
+        max_step_tokens=max(options.max_step_tokens or MAX_STEP_TOKENS[device.type], options.max_num_seqs),
+        against_kernels=against_kernels,
+    )
+
+
+def _load(
+    model: Transformer, options: RunnerOptions, chosen: _Choices, progress: Progress
+) -> tuple[CpuKernels | None, int]:
+    """Read the weights, packed where our kernels compute. Returns the kernels and the bytes that the weights take."""
+    directory, loaded = Path(options.model_dir), functools.partial(progress, "loading weights")
+    if chosen.against_kernels:
+        load_weights(model, directory, loaded)
+        return None, _size(model)
+    kernels = CpuKernels(torch.get_num_threads())
+    load_weights(model, directory, loaded, Packer(model, kernels, _weight_format(options, chosen.dtype)).filled)
+    return kernels, packed_bytes(model)
+
+
+def _backend(kernels: CpuKernels | None, chosen: _Choices, num_blocks: int, block_size: int) -> AttentionBackend[Any]:
+    if kernels is not None:
+        return CpuAttention(kernels, chosen.config, num_blocks, block_size, chosen.dtype)
+    return TorchAttention(chosen.config, KVCache(chosen.config, num_blocks, block_size, chosen.dtype, chosen.device))
+
+
+def _num_blocks(
+    options: RunnerOptions, chosen: _Choices, block_bytes: int, runner_with: Callable[[int], ModelRunner]
+) -> int:
+    """Blocks that fit, and no more than are of use. Raises NotEnoughMemory if not one sequence of full length fits."""
+    cache_bytes = options.kv_cache_bytes
+    if cache_bytes is None:
+        largest = largest_batch(options.max_num_seqs, chosen.max_step_tokens, chosen.max_model_len, options.block_size)
+        cache_bytes = _cache_budget(chosen.device, options.gpu_memory_utilization, lambda: runner_with(1).run(largest))
+    sequence_blocks = -(-chosen.max_model_len // options.block_size)
+    num_blocks = min(cache_bytes // block_bytes, max(options.max_num_seqs, MIN_CACHED_SEQS) * sequence_blocks)
+    if num_blocks < sequence_blocks:
+        raise NotEnoughMemory(
+            f"the KV cache may take {cache_bytes / 2**20:.2f} MiB, but one sequence of {chosen.max_model_len} tokens "
+            f"takes {sequence_blocks * block_bytes / 2**20:.2f} MiB; "
+            "lower --max-model-len or raise --kv-cache-memory-bytes"
+        )
+    return num_blocks
 
 
 def _device(name: str) -> torch.device:
@@ -134,8 +174,11 @@ def _device(name: str) -> torch.device:
 
 
 def _num_threads(model: Transformer) -> int:
-    weights_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    return 1 if weights_bytes <= ONE_THREAD_BYTES else available_cores()
+    return 1 if _size(model) <= ONE_THREAD_BYTES else available_cores()
+
+
+def _size(model: Transformer) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
 def _against_kernels(options: RunnerOptions, config: ModelConfig, device: torch.device) -> str | None:

