@@ -36,7 +36,6 @@ _KEPT = frozenset(
         "user",
         "safety_identifier",
         "prompt_cache_key",
-        "metadata",
         "response_format.json_schema.name",
         "response_format.json_schema.description",
     )

@@ -70,6 +70,8 @@ class ScriptedEngine:
         self.gate.set()
         self.fails_at: int | None = None
         """Position at which every choice ends with an error."""
+        self.stops_at: int | None = None
+        """Position at which every choice stands still for ever."""
         self.cached: set[tuple[str, tuple[int, ...]]] = set()
         self.in_flight: set[tuple[int, int]] = set()
         self.calls: list[tuple[object, ...]] = []
@@ -164,6 +166,8 @@ class _Scripted:
         await self._engine.gate.wait()
         if not self._turn:
             raise StopAsyncIteration
+        if self._positions[self._turn[0]] == self._engine.stops_at:
+            await asyncio.Event().wait()
         index = self._turn.pop(0)
         output = self._step(index)
         if output.finish_reason is None:

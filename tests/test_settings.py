@@ -93,3 +93,7 @@ def test_the_model_can_be_given_by_place_or_by_flag(monkeypatch: pytest.MonkeyPa
 def test_the_readme_lists_the_settings_as_they_are() -> None:
     assert with_table(README.read_text()) == README.read_text(), "run: python -m server.settings_table README.md"
     assert len(settings_table().splitlines()) == len(Settings.model_fields) + 2
+
+
+def test_st07_idle_connections_outlive_a_proxys_pool() -> None:
+    assert Settings().keep_alive_s >= 75

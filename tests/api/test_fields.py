@@ -11,8 +11,10 @@ from server.app import create_app
 from server.fields_table import OPENAI_CHAT_FIELDS, OPENAI_COMPLETION_FIELDS, Row, page, rows
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.completions import CompletionRequest
+from server.protocol.structured import StructuredOutputs
 from server.served import ServedModel, ServedModels
 from server.settings import Settings
+from server.store import ChatStore
 from server.text.dialect import dialect_of
 from server.text.template import ChatTemplate
 from tests.api.serving import Served, ask, refused
@@ -62,11 +64,15 @@ EXAMPLES: dict[str, Any] = {
     "max_completion_tokens": 3,
     "max_tokens": 3,
     "messages": [{"role": "user", "content": "xyz"}],
+    "metadata": {"a": "b"},
     "min_p": 0.5,
     "min_tokens": 2,
     "model": "alias/tiny",
     "n": 2,
     "parallel_tool_calls": False,
+    "prediction": {"type": "content", "content": "Grüße"},
+    "prediction.content": "Gras",
+    "prediction.type": "content",
     "presence_penalty": 1,
     "priority": 3,
     "prompt": "xyz",
@@ -90,6 +96,7 @@ EXAMPLES: dict[str, Any] = {
     "skip_special_tokens": False,
     "stop": "ü",
     "stop_token_ids": [65],
+    "store": True,
     "stream": True,
     "stream_options": {"include_usage": True},
     "stream_options.continuous_usage_stats": True,
@@ -118,17 +125,21 @@ BESIDE: dict[str, dict[str, Any]] = {
     "function_call": {"functions": [FUNCTION]},
     "include_stop_str_in_output": {"stop": "ü"},
     "include_warnings": {"not_a_field": 1},
+    "metadata": {"store": True},
+    "prediction.content": {"prediction": {"type": "content", "content": "Grüße"}},
+    "prediction.type": {"prediction": {"type": "content", "content": "Grüße"}},
     "parallel_tool_calls": TOOLS | {"tool_choice": "required"},
     "return_tokens_as_token_ids": {"logprobs": True},
     "stream_options": {"stream": True},
     "stream_options.continuous_usage_stats": {"stream": True, "stream_options": {"include_usage": True}},
     "tool_choice": TOOLS,
     "top_logprobs": {"logprobs": True},
+    **{f"structured_outputs.{name}": {"structured_outputs": {"regex": "a"}} for name in StructuredOutputs.refused},
 }
 """What an example needs beside it, by the field or the longest beginning of its path."""
 
-ELSEWHERE = {"model", "deadline_ms"}
-"""Their effects have tests of their own below."""
+ELSEWHERE = {"model", "deadline_ms", "store", "metadata", "prediction"}
+"""Their effects, which the answer doesn't show, have tests of their own."""
 
 
 def table() -> Iterator[tuple[str, Row]]:
@@ -137,12 +148,12 @@ def table() -> Iterator[tuple[str, Row]]:
             yield path, row
 
 
-def rich() -> Served:
+def rich(store: ChatStore | None = None) -> Served:
     """An app whose model can do whatever a field may ask for."""
     engine = ScriptedEngine(says(TOKENIZER, TEXT), vocab_size=263, max_model_len=2048)
     jinja = ChatTemplate({"default": TEMPLATE}, TOKENIZER.special_tokens, TOKENIZER.control_tokens)
     model = ServedModel(("tiny", "alias/tiny"), TOKENIZER, jinja, engine, created=1, dialect=dialect_of(jinja))
-    return Served(create_app(Settings(), ServedModels([model]), version="0.0.0"), engine, model)
+    return Served(create_app(Settings(), ServedModels([model]), version="0.0.0", store=store), engine, model)
 
 
 def with_field(body: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
@@ -161,9 +172,9 @@ def beside(path: str, name: str) -> dict[str, Any]:
     return BASE[path] | extra
 
 
-def seen(path: str, body: dict[str, Any]) -> tuple[str, list[Any]]:
+def seen(path: str, body: dict[str, Any], store: ChatStore) -> tuple[str, list[Any]]:
     """All that can be told from outside and by the engine: the answer without what is always new, and its work."""
-    served = rich()
+    served = rich(store)
     answer = ask(served, path, body)
     assert answer.status_code == 200, answer.text
     header = answer.headers["x-request-id"]
@@ -172,16 +183,16 @@ def seen(path: str, body: dict[str, Any]) -> tuple[str, list[Any]]:
 
 
 @pytest.mark.parametrize(("path", "row"), [pytest.param(p, r, id=f"{p} {r.name}") for p, r in table()])
-def test_the_row_is_true(path: str, row: Row) -> None:
-    body = beside(path, row.name)
+def test_the_row_is_true(path: str, row: Row, tmp_path: Path) -> None:
+    body, store = beside(path, row.name), ChatStore(tmp_path / "chats.sqlite")
     if row.status == "refused":
         error = refused(ask(rich(), path, with_field(body, row.name.split("."), {"any": "value"})))
         assert error["param"] == row.name
         return
     example = EXAMPLES[row.name]
     value = example[path] if isinstance(example, dict) and path in example else example
-    without, given = seen(path, body), seen(path, with_field(body, row.name.split("."), value))
-    if row.name not in ELSEWHERE:
+    without, given = (seen(path, one, store) for one in (body, with_field(body, row.name.split("."), value)))
+    if row.name.split(".")[0] not in ELSEWHERE:
         assert (without == given) == (row.status == "kept")
 
 

@@ -81,3 +81,14 @@ def test_a_beginning_that_the_grammar_forbids_allows_nothing() -> None:
     assert allowed_by_row(matchers, [0, 1]) == {0: set(), 1: {A}}
     matchers.join([join(0, None)])
     assert matchers.masks([0]) is None
+
+
+def test_listed_tokens_are_a_mask_of_their_own_until_the_slot_is_taken_over() -> None:
+    matchers = SlotMatchers(VOCAB_SIZE)
+    params = SamplingParams(max_tokens=9, allowed_token_ids=(A, B, A, VOCAB_SIZE - 1))
+    matchers.join([Join(1, [B], 1, 0, params), join(2, compiled("regex", "a"))])
+    assert allowed_by_row(matchers, [0, 1, 2]) == {1: {A, B, VOCAB_SIZE - 1}, 2: {A}}
+    matchers.take([1], StepOutput(token_ids=[A]))
+    assert allowed_by_row(matchers, [1]) == {0: {A, B, VOCAB_SIZE - 1}}
+    matchers.join([join(1, None)])
+    assert matchers.masks([1]) is None

@@ -41,7 +41,7 @@ def penalise_rows(logits: torch.Tensor, rows: list[int], asked: list[tuple]) -> 
 
 @given(st.integers(0, 2**32 - 1), st.lists(sequences, min_size=1, max_size=4))
 @settings(max_examples=200, deadline=None)
-def test_penalties_equal_the_reference_and_leave_other_rows_alone(seed, asked):
+def test_dt04_penalties_equal_the_reference_and_leave_other_rows_alone(seed, asked):
     before = np.random.default_rng(seed).normal(size=(len(asked) + 2, VOCAB_SIZE)).astype(np.float32) * 5
     logits, rows = torch.from_numpy(before.copy()), list(range(1, len(asked) + 1))
     penalise_rows(logits, rows, asked)
@@ -52,7 +52,7 @@ def test_penalties_equal_the_reference_and_leave_other_rows_alone(seed, asked):
     assert logits[-1].tolist() == before[-1].tolist()
 
 
-def test_frequency_and_presence_leave_the_prompt_and_repetition_does_not():
+def test_dt04_frequency_and_presence_leave_the_prompt_and_repetition_does_not():
     twice_in_prompt, generated_thrice, absent = 3, 4, 5
     sequence = ([twice_in_prompt, 1, twice_in_prompt], [generated_thrice] * 3)
     logits = torch.full((1, VOCAB_SIZE), 2.0)
