@@ -65,6 +65,8 @@ class Message(WireModel):
     """What the assistant thought, for templates that show it."""
     reasoning: str | None = None
     """The same, by its other name."""
+    parsed: JsonValue = None
+    """Accepted: the content as OpenAI's clients have parsed it, which they send back beside it."""
 
     @property
     def text(self) -> str:

@@ -24,6 +24,8 @@ class Function(WireModel):
     """Its name."""
     arguments: str = "{}"
     """JSON."""
+    parsed_arguments: JsonValue = None
+    """Accepted: the arguments as OpenAI's clients have parsed them, which they send back beside them."""
 
     def for_template(self) -> dict[str, Any]:
         """Templates of models with tools want the arguments as an object; text that is none stays text."""

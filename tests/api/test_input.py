@@ -318,6 +318,17 @@ def test_strict_fields_refuse_an_unknown_field() -> None:
     assert refused(answer)["param"] == "temprature"
 
 
+def test_a_message_that_a_client_has_parsed_goes_back_as_it_is() -> None:
+    function = {"name": "get_weather", "arguments": '{"city": "Oslo"}', "parsed_arguments": {"city": "Oslo"}}
+    call = {"id": "call_1", "type": "function", "function": function}
+    turns = [
+        {"role": "assistant", "content": '{"legs": 4}', "parsed": {"legs": 4}},
+        {"role": "assistant", "content": None, "tool_calls": [call], "parsed": None},
+        {"role": "tool", "tool_call_id": "call_1", "content": "clear"},
+    ]
+    assert ask(serve(strict_fields=True), CHAT, {"messages": MESSAGES + turns}).status_code == 200
+
+
 @pytest.mark.parametrize(("num_tokens", "fits"), [(254, True), (255, True), (256, False), (257, False)])
 def test_dt09_the_last_prompt_that_fits_gives_exactly_the_tokens_left(num_tokens: int, fits: bool) -> None:
     served = serve("x" * 300)
