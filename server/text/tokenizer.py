@@ -36,7 +36,7 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._bytes = byte_table(tokenizer)
         self._max_chars_per_token = max_chars_per_token(tokenizer)
-        self._newline_ids = self._encode_part("\n")
+        self._marks = [(mark, self._encode_part(mark)) for mark in ("\n", "☺")]
         self.special_tokens = special_tokens
         self.bos_token = special_tokens.get("bos_token")
         self.eos_token = special_tokens.get("eos_token")
@@ -196,14 +196,15 @@ class Tokenizer:
         """Encodes a part of a text.
 
         A sentencepiece tokenizer puts a space before the first word of what it is given, so a part that is not the
-        first one is encoded after a line break, which is then taken off again.
+        first one is encoded after a line break, which is then taken off again; or after Code Llama's own mark where
+        the line break and the part share a token.
         """
         if not text:
             return []
-        if is_continuation:
-            ids = encode("\n" + text)
-            if ids[: len(self._newline_ids)] == self._newline_ids:
-                return ids[len(self._newline_ids) :]
+        for mark, mark_ids in self._marks if is_continuation else ():
+            ids = encode(mark + text)
+            if ids[: len(mark_ids)] == mark_ids:
+                return ids[len(mark_ids) :]
         return encode(text)
 
 

@@ -61,4 +61,4 @@ def test_any_body_has_an_answer_in_openais_shape(path: str, mode: GenerationMode
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize("path", PATHS)
 def test_any_of_many_bodies_has_an_answer_in_openais_shape(path: str, mode: GenerationMode) -> None:
-    send_bodies(path, mode, 1000)
+    send_bodies(path, mode, 300)

@@ -69,6 +69,12 @@ def test_many_texts_have_the_ids_of_each_alone(tokenizer: Tokenizer):
     assert tokenizer.encode_many(TEXTS) == [tokenizer.encode(text) for text in TEXTS]
 
 
+@given(text=st.text("ab ü\n", max_size=12))
+def test_a_continuation_adds_its_own_text_and_nothing_else(tokenizer: Tokenizer, text):
+    ids = tokenizer.encode("Once upon", add_special_tokens=False) + tokenizer.encode_continuation(text)
+    assert tokenizer.decode(ids) == "Once upon" + text
+
+
 def test_threads_share_a_tokenizer(tokenizer: Tokenizer):
     expected = [tokenizer.encode(text) for text in TEXTS]
     with ThreadPoolExecutor(4) as pool:
