@@ -80,8 +80,10 @@ def test_the_page_names_every_endpoint_and_every_field_with_its_meaning(server: 
 
 def test_the_examples_of_the_page_work(server: ServerProcess) -> None:
     commands = [html.unescape(found) for found in re.findall(r"<pre>(.*?)</pre>", server.get("/docs").text, re.DOTALL)]
-    assert len(commands) == 4
-    for command in commands:
+    # Who tries the others puts in the id of something that is there.
+    complete = [command for command in commands if "/{" not in command]
+    assert (len(commands), len(complete)) == (5, 4)
+    for command in complete:
         assert server.url in command
         done = subprocess.run(["bash", "-c", command + " -sS --fail"], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -96,7 +98,7 @@ def test_answers_fit_the_schemas_of_the_document(server: ServerProcess) -> None:
         Draft202012Validator({**schema, "components": document["components"]}).validate(content)
 
     for path, operations in document["paths"].items():
-        if "post" in operations:
+        if "post" in operations and "{" not in path:
             body = operations["post"]["requestBody"]["content"]["application/json"]["example"] | {"max_tokens": 2}
             check(path, "post", "200", server.post(path, {**body, "stream": False}).json())
             check(path, "post", "4XX", server.post(path, {"model": 1}).json())
