@@ -67,9 +67,12 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_content: str | UnsetType = UNSET
 
 
+_FUNCTION = {"name": True, "arguments": True}
+
+
 def stored_message(message: Message, message_id: str) -> StoredMessage:
     """A message of a request as it is given back."""
-    calls = [call.model_dump(include={"id", "type", "function"}) for call in message.tool_calls]
+    calls = [call.model_dump(include={"id": True, "type": True, "function": _FUNCTION}) for call in message.tool_calls]
     call = message.function_call
     return StoredMessage(
         id=message_id,
@@ -82,6 +85,6 @@ def stored_message(message: Message, message_id: str) -> StoredMessage:
         else None,
         tool_call_id=message.tool_call_id or UNSET,
         tool_calls=calls or UNSET,
-        function_call=UNSET if call is None else call.model_dump(include={"name", "arguments"}),
+        function_call=UNSET if call is None else call.model_dump(include=_FUNCTION),
         reasoning_content=message.reasoning_content or message.reasoning or UNSET,
     )

@@ -1,6 +1,8 @@
 """Chats that are stored, as the official client lists, reads, labels and deletes them."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,17 @@ def test_a_request_that_fails_leaves_nothing_stored(served: Served) -> None:
     for stream in (True, False):
         ask(served, CHAT, HI | {"store": True, "stream": stream})
     assert listed(served)["data"] == []
+
+
+def test_an_answer_that_can_not_be_stored_is_an_error_and_not_a_promise(served: Served, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "chats.sqlite")) as db:
+        db.execute("DROP TABLE chats")
+    plain = ask(served, CHAT, HI | {"store": True})
+    assert plain.headers["x-request-id"] in refused(plain, 500)["message"]
+    *_, error, done, _ = ask(served, CHAT, HI | {"store": True, "stream": True}).text.split("\n\n")
+    assert error.startswith("event: error\n")
+    assert "chats" not in error
+    assert done == "data: [DONE]"
 
 
 def test_messages_come_back_as_they_were_sent(served: Served) -> None:

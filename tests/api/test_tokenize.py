@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from tests.api.serving import Served, ask, chat, complete, refused, serve
-from tests.fakes import ScriptedEngine
+from tests.api.test_models import TOOL, serve_like
+from tests.fakes import TEMPLATE, ScriptedEngine
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -78,3 +79,11 @@ def test_fields_that_contradict_each_other_are_refused() -> None:
     for body in ({}, {"prompt": "a", "messages": MESSAGES}):
         assert refused(ask(serve(), "/tokenize", body))["param"] == "prompt"
     assert refused(ask(serve(), "/tokenize", {"prompt": "a", "max_tokens": -1}))["param"] == "max_tokens"
+
+
+def test_tools_count_as_they_do_in_a_chat() -> None:
+    served = serve_like(TEMPLATE)
+    body = {"messages": MESSAGES, "tools": [TOOL]}
+    asked = cost(served, **body)
+    assert asked["count"] == chat(served, **body)["usage"]["prompt_tokens"]
+    assert asked["count"] > cost(served, messages=MESSAGES)["count"] + 50
