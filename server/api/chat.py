@@ -14,12 +14,13 @@ from server.api.context import ApiContext
 from server.api.exchange import exchange_of
 from server.api.generation import Prompt
 from server.api.openapi import gives, reads
-from server.api.prompts import encode_conversation
+from server.api.prompts import encode_conversation, off_loop
 from server.api.stored_chats import keeper
 from server.errors import InvalidRequest
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.chat_answer import ChatCompletion, ChatCompletionChunk
 from server.protocol.tools import ToolUse
+from server.served import ServedModel
 from server.text.channels import ChannelPlan
 from server.text.dialect import Dialect
 
@@ -51,10 +52,20 @@ def chat_router(api: ApiContext) -> APIRouter:
         form = await answer_form(api.grammars, model, channels, tools, body.form())
         exchange_of(request).warnings += form.warnings
         params = structs.replace(body.sampling_params(len(token_ids), limits), grammar=form.grammar)
-        run = api.run(request, body, model, [Prompt(token_ids, params)], form.plan)
+        prompt = Prompt(token_ids, params, prediction_ids=await _prediction(model, body))
+        run = api.run(request, body, model, [prompt], form.plan)
         return await respond(api, request, run, ChatShape(body, model, exchange_of(request).warnings), keep)
 
     return router
+
+
+async def _prediction(model: ServedModel, body: ChatCompletionRequest) -> list[int]:
+    """The tokens of the predicted answer, as far as an answer can reach."""
+    if body.prediction is None:
+        return []
+    text = body.prediction.text
+    token_ids = await off_loop(lambda: model.tokenizer.encode(text, add_special_tokens=False), len(text))
+    return token_ids[: model.info.max_model_len]
 
 
 def _channels(dialect: Dialect, tools: ToolUse, is_thinking: bool) -> ChannelPlan:

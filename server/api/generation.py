@@ -32,6 +32,8 @@ class Prompt:
     params: SamplingParams
     echoed: str | None = None
     """The text that each choice begins with, if the client wants the prompt back."""
+    prediction_ids: Sequence[int] = ()
+    """What the client thinks will come: decides how fast it comes, not what it is."""
 
 
 class Run:
@@ -57,6 +59,8 @@ class Run:
         self._request_id = request_id
         self._choices: list[ChoiceText] = []
         self._num_cached: dict[int, int] = {}
+        self._num_accepted = 0
+        self._num_rejected = 0
         self._clock = _Clock(metrics, model.name)
         self.receipt = Receipt()
 
@@ -74,6 +78,8 @@ class Run:
                 self._check(output)
                 self._note_cached(prompt_index, output.num_cached)
                 self._note_time(output)
+                self._num_accepted += output.num_accepted
+                self._num_rejected += output.num_rejected
                 index = prompt_index * self.request.num_choices + output.index
                 piece = self._choices[index].take(output, index)
                 self._clock.tick(index, len(output.token_ids))
@@ -109,7 +115,11 @@ class Run:
         num_prompt = sum(len(prompt.token_ids) for prompt in self._prompts)
         num_generated = sum(choice.num_tokens for choice in self._choices)
         of_prompt = PromptTokensDetails(sum(self._num_cached.values()))
-        of_completion = CompletionTokensDetails(sum(choice.num_reasoning for choice in self._choices))
+        of_completion = CompletionTokensDetails(
+            reasoning_tokens=sum(choice.num_reasoning for choice in self._choices),
+            accepted_prediction_tokens=self._num_accepted,
+            rejected_prediction_tokens=self._num_rejected,
+        )
         return Usage(num_prompt, num_generated, num_prompt + num_generated, of_prompt, of_completion)
 
     async def _enter(self, stack: AsyncExitStack, prompt: Prompt) -> Generation:
@@ -121,6 +131,7 @@ class Run:
                 num_choices=request.num_choices,
                 priority=request.queue_priority,
                 cache_salt=self._cache_salt,
+                prediction_ids=prompt.prediction_ids,
             )
         )
 

@@ -132,6 +132,20 @@ class Conversation(WireModel):
 _TIER_PRIORITIES = {"priority": -10_000, "flex": 10_000}
 
 
+class Prediction(WireModel):
+    """What the client thinks that the answer will be: it comes faster where that is right, and is the same."""
+
+    type: Literal["content"]
+    """What kind of prediction it is."""
+    content: Annotated[Content, BeforeValidator(_as_parts, json_schema_input_type=str | Content)]
+    """The text, or its parts."""
+
+    @property
+    def text(self) -> str:
+        """All parts together."""
+        return "".join(part.text for part in self.content)
+
+
 class ChatCompletionRequest(GenerationRequest, Conversation):
     """The body of `POST /v1/chat/completions`."""
 
@@ -155,6 +169,8 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     """The older form of `tool_choice`."""
     response_format: ResponseFormat | None = None
     """What form the text must have."""
+    prediction: Prediction | None = None
+    """What the answer will probably be, for example a file of which it changes a few lines."""
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     """`priority` is served before `default` and `flex` after it, whatever the field `priority` says."""
     store: bool = False

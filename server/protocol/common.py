@@ -244,6 +244,9 @@ class CompletionTokensDetails(msgspec.Struct, frozen=True):
     """Part of `usage`."""
 
     reasoning_tokens: int
+    accepted_prediction_tokens: int
+    """Tokens of the request's prediction that were guessed and right."""
+    rejected_prediction_tokens: int
 
 
 class Usage(msgspec.Struct, frozen=True):

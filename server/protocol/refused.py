@@ -20,7 +20,6 @@ COMPLETIONS: dict[str, Refusal] = COMMON | {
 }
 
 CHAT: dict[str, Refusal] = COMMON | {
-    "prediction": Refusal("predicted outputs do not exist here yet; leave it out, the answer is the same"),
     "modalities": Refusal("answers are text", (["text"], [])),
     "audio": Refusal("answers are text"),
     "web_search_options": Refusal("the server reads nothing from the web; put what you found into a message"),
