@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, PrivateAttr
 
 from model.grammar import Grammar
 from server.errors import InvalidRequest
+from server.protocol.closed_schema import closed
 from server.protocol.wire import Refusal, WireModel
 
 # What one grammar may be; more takes seconds to compile.
@@ -42,7 +43,8 @@ class JsonSchemaFormat(WireModel):
     description: str | None = None
     """For your own use: the model is not told of it."""
     schema_: JsonSchema = Field({}, alias="schema")
-    """The schema, of JSON Schema 2020-12."""
+    """The schema, of JSON Schema 2020-12. Where it lists an object's properties there are no others, unless it says
+    so (`additionalProperties`)."""
     strict: bool = False
     """Refuse a schema with keywords that can't be enforced, instead of leaving them out with a warning."""
 
@@ -148,14 +150,14 @@ def _forms(
 
 
 def schema_grammar(schema: JsonSchema | str, param: str, *, is_lenient: bool = False) -> Grammar:
-    """The grammar of a JSON schema. Raises InvalidRequest for one that is too large or too deep."""
+    """The grammar of a JSON schema, `closed`. Raises InvalidRequest for one that is too large or too deep."""
     if isinstance(schema, str):
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError):
             raise InvalidRequest("the schema is not JSON", param=param) from None
     _check_nesting(schema, param)
-    text = json.dumps(schema, separators=(",", ":"))
+    text = json.dumps(closed(schema), separators=(",", ":"))
     if len(text) > MAX_GRAMMAR_CHARS:
         raise InvalidRequest(f"the schema has more than {MAX_GRAMMAR_CHARS} characters", param=param)
     return Grammar("json_schema", text, is_lenient)
