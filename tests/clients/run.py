@@ -116,7 +116,8 @@ def _server(url: str | None) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as server:
+    # A field that a client sends and the server doesn't know is a failure too.
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), "--strict-fields") as server:
         yield f"{server.url}/v1"
 
 

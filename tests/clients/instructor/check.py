@@ -17,7 +17,7 @@ client = instructor.from_openai(OpenAI(base_url=BASE_URL, api_key="none"))
 MESSAGES: Any = [{"role": "user", "content": "Which animal is it?"}]
 
 
-class Animal(BaseModel, extra="forbid"):
+class Animal(BaseModel):
     """An animal."""
 
     kind: Literal["cat", "dog", "bird"]
@@ -25,7 +25,7 @@ class Animal(BaseModel, extra="forbid"):
     tame: bool
 
 
-class Zoo(BaseModel, extra="forbid"):
+class Zoo(BaseModel):
     """Animals in a list of bounded length."""
 
     animals: Annotated[list[Animal], Field(min_length=1, max_length=3)]

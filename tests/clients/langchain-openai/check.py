@@ -17,8 +17,6 @@ llm = ChatOpenAI(base_url=BASE_URL, api_key="none", model=MODEL)
 # docs: end
 
 QUESTION = "What is the weather in Oslo?"
-# One call, and no arguments beyond the declared ones: a model that rambles comes to an end.
-CLOSED = {"strict": True, "parallel_tool_calls": False}
 
 
 @tool
@@ -27,7 +25,7 @@ def get_weather(city: Literal["Oslo", "Paris"], days: Annotated[int, Field(ge=1,
     return f"clear in {city} for {days} days"
 
 
-class Animal(BaseModel, extra="forbid"):
+class Animal(BaseModel):
     """An animal."""
 
     kind: Literal["cat", "dog", "bird"]
@@ -61,14 +59,14 @@ def stream() -> Iterator[str]:
 
 def tools() -> Iterator[str]:
     for choice in ("required", "get_weather"):
-        answer = llm.bind_tools([get_weather], tool_choice=choice, **CLOSED).invoke(QUESTION)
+        answer = llm.bind_tools([get_weather], tool_choice=choice, parallel_tool_calls=False).invoke(QUESTION)
         assert answer.tool_calls, answer
         assert not answer.invalid_tool_calls
         results = [get_weather.invoke(call) for call in answer.tool_calls]
         assert all(isinstance(result, ToolMessage) for result in results)
     yield "a required and a named tool are called with arguments that the tool takes"
     whole = AIMessageChunk(content="")
-    for chunk in llm.bind_tools([get_weather], tool_choice="required", **CLOSED).stream(QUESTION):
+    for chunk in llm.bind_tools([get_weather], tool_choice="required", parallel_tool_calls=False).stream(QUESTION):
         whole += chunk
     assert whole.tool_calls
     assert not whole.invalid_tool_calls

@@ -30,7 +30,7 @@ WEATHER = {
 }
 
 
-class Animal(BaseModel, extra="forbid"):
+class Animal(BaseModel):
     """An animal."""
 
     kind: Literal["cat", "dog", "bird"]

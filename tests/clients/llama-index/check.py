@@ -27,7 +27,7 @@ llm = OpenAILike(
 QUESTION = ChatMessage("What is the weather in Oslo?")
 
 
-class Animal(BaseModel, extra="forbid"):
+class Animal(BaseModel):
     """An animal."""
 
     kind: Literal["cat", "dog", "bird"]

@@ -33,7 +33,7 @@ model = llm.get_model("nexttoken")
 QUESTION = "What is the weather in Oslo?"
 
 
-class Animal(BaseModel, extra="forbid"):
+class Animal(BaseModel):
     """An animal."""
 
     kind: Literal["cat", "dog", "bird"]

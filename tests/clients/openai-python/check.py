@@ -48,14 +48,14 @@ TIME: Any = {
 }
 
 
-class Weather(BaseModel, extra="forbid"):
+class Weather(BaseModel):
     """The arguments of `get_weather`."""
 
     city: Literal["Oslo", "Paris"]
     days: Annotated[int, Field(ge=1, le=7)]
 
 
-class Animal(BaseModel, extra="forbid"):
+class Animal(BaseModel):
     """An animal."""
 
     kind: Literal["cat", "dog", "bird"]
@@ -210,7 +210,8 @@ def _check_deltas(chunks: Any) -> None:
 def structured() -> Iterator[str]:
     parsed = client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=Animal)
     assert isinstance(parsed.choices[0].message.parsed, Animal)
-    yield "a pydantic model is asked for and parsed"
+    assert ask(messages=[*MESSAGES, parsed.choices[0].message, *MESSAGES], max_tokens=8).choices[0].message
+    yield "a pydantic model is asked for and parsed, and goes back into the conversation"
     with client.chat.completions.stream(model=MODEL, messages=MESSAGES, response_format=Animal) as events:
         for _ in events:
             pass

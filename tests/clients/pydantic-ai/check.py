@@ -23,7 +23,7 @@ model = OpenAIChatModel(MODEL, provider=provider)
 QUESTION = "What is the weather in Oslo?"
 
 
-class Animal(BaseModel, extra="forbid"):
+class Animal(BaseModel):
     """An animal."""
 
     kind: Literal["cat", "dog", "bird"]
