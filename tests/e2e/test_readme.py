@@ -1,5 +1,6 @@
 """What the README shows works as it stands there."""
 
+import json
 import os
 import re
 import shutil
@@ -31,7 +32,8 @@ CURLS = [block for block in blocks("bash") if block.startswith("curl ")]
 
 def test_the_readme_has_curls_and_programs() -> None:
     assert len(CURLS) >= 3
-    assert len(blocks("python")) == len(blocks("javascript")) == 1
+    assert len(blocks("python")) >= 2
+    assert len(blocks("javascript")) == 1
 
 
 @pytest.mark.parametrize("curl", CURLS)
@@ -41,9 +43,11 @@ def test_each_curl_gets_a_text(server: ServerProcess, tmp_path: Path, curl: str)
     assert '"finish_reason":"' in answer
 
 
-def test_the_python_program_prints_a_text(server: ServerProcess, tmp_path: Path) -> None:
-    (program,) = blocks("python")
-    assert run([sys.executable, "-c", _at(server, program)], tmp_path).strip()
+def test_the_python_blocks_one_after_the_other_print_texts(server: ServerProcess, tmp_path: Path) -> None:
+    program = "\n\n".join(blocks("python"))
+    *streamed, person = run([sys.executable, "-c", _at(server, program)], tmp_path).splitlines()
+    assert "".join(streamed).strip()
+    assert set(json.loads(person)) == {"name", "age"}
 
 
 @pytest.mark.slow
