@@ -99,6 +99,15 @@ inline void put_quad(const float* x, uint32_t* to, int rows) {
 #endif
 constexpr int GROUP_WORDS = 2 + GROUP / 4 * QUAD_WORDS;  // of a row of x
 
+// A line of the next panels is fetched as the same line of these is used: a panel of a small model is too short for the
+// processor to foresee how it goes on. Long ones it does foresee, and what is fetched too early is gone when it's
+// needed.
+template <int PANELS>
+inline int64_t bytes_ahead(int64_t panel_bytes) {
+  const int64_t farthest = 64 << 10;
+  return PANELS * panel_bytes < farthest ? PANELS * panel_bytes : farthest;
+}
+
 struct Weights {
   const char* weight;
   const bfloat16* scale;
@@ -110,12 +119,16 @@ template <Format FORMAT, int ROWS, int PANELS>
 inline void tile(const Weights& w, int64_t panel, const float* x, float* out, int width) {
   constexpr int COLUMNS = PANELS * VECTORS, INPUTS = Line<FORMAT>::INPUTS;
   Floats sums[ROWS][COLUMNS] = {};
-  const int64_t panel_bytes = w.num_lines * 64;
+  const int64_t panel_bytes = w.num_lines * 64, ahead = bytes_ahead<PANELS>(panel_bytes);
   const char* from = w.weight + panel * panel_bytes;
   for (int64_t line = 0; line < w.num_lines; ++line, from += 64) {
     Words words[COLUMNS];
 #pragma GCC unroll 16
-    for (int c = 0; c < COLUMNS; ++c) words[c] = load_words(from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4);
+    for (int c = 0; c < COLUMNS; ++c) {
+      const char* place = from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4;
+      if (c % VECTORS == 0) __builtin_prefetch(place + ahead, 0, 2);
+      words[c] = load_words(place);
+    }
     if constexpr (USES_PAIRS<FORMAT>) {
       const uint32_t* pairs = reinterpret_cast<const uint32_t*>(x);
 #pragma GCC unroll 16
@@ -153,6 +166,7 @@ inline void quantized_tile(const Weights& w, int64_t panel, const float* x, floa
   constexpr int COLUMNS = PANELS * VECTORS;
   constexpr int LINES = GROUP / Line<FORMAT>::INPUTS;
   const int64_t panel_bytes = w.num_lines * 64, num_groups = w.num_lines / LINES;
+  const int64_t ahead = bytes_ahead<PANELS>(panel_bytes);
   const char* from = w.weight + panel * panel_bytes;
   const bfloat16* scales = w.scale + panel * num_groups * PANEL;
   for (int row = 0; row < ROWS; ++row) std::memset(out + row * width, 0, PANELS * PANEL * 4);
@@ -171,7 +185,9 @@ inline void quantized_tile(const Weights& w, int64_t panel, const float* x, floa
       for (int part = 0; part < Line<FORMAT>::INPUTS / 4; ++part, quads += ROWS * QUAD_WORDS) {
 #pragma GCC unroll 16
         for (int c = 0; c < COLUMNS; ++c) {
-          Words words = load_words(from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4);
+          const char* place = from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4;
+          if (part == 0 && c % VECTORS == 0) __builtin_prefetch(place + ahead, 0, 2);
+          Words words = load_words(place);
           if constexpr (FORMAT == INT4) words = (part == 0 ? words : words >> 4) & 0x0f0f0f0fu;
 #pragma GCC unroll 16
           for (int row = 0; row < ROWS; ++row) sums[row][c] = add_products(sums[row][c], words, quads + row, ROWS);
