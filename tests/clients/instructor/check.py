@@ -50,12 +50,12 @@ def stream() -> Iterator[str]:
 
 
 def tools() -> Iterator[str]:
+    animal, raw = client.chat.completions.create_with_completion(
+        model=MODEL, messages=MESSAGES, response_model=Animal, max_retries=0
+    )
+    assert isinstance(animal, Animal)
+    assert raw.choices[0].message.tool_calls
     for mode in (instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT):
-        animal, raw = client.chat.completions.create_with_completion(
-            model=MODEL, messages=MESSAGES, response_model=Animal, max_retries=0
-        )
-        assert isinstance(animal, Animal)
-        assert raw.choices[0].message.tool_calls
         assert isinstance(ask(mode, response_model=Zoo), Zoo)
     yield "a model is filled by a tool call, strict or not"
 
