@@ -53,9 +53,8 @@ def main() -> None:
         note("transformers, static cache (tokens/s)", loop)
         note("one stream / transformers", one / loop)
         note("16 streams / one stream", many / one)
-    print(
-        f"\n{options.shape}, {dtype}: medians of {options.repeats}\n\n| measure | median | least | most |\n|---|---|---|---|"
-    )
+    print(f"\n{options.shape}, {dtype}, {options.repeats} rounds\n")
+    print("| measure | median | least | most |\n|---|---|---|---|")
     for name, values in rows.items():
         print(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} |")
 
