@@ -135,9 +135,11 @@ class _Service:
         deadline = asyncio.get_running_loop().time() + self._settings.drain_timeout_s
         while self._engine.status.num_in_flight and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
-        # What still runs ends with an error now, and its response with an error event.
-        await self._engine.stop()
-        self._http.should_exit = True
+        try:
+            # What still runs ends with an error now, and its response with an error event.
+            await self._engine.stop()
+        finally:
+            self._http.should_exit = True
 
     async def _report_start(self) -> None:
         """Show the progress of the start, then what is served where; end the server if the model can't be served."""

@@ -5,10 +5,10 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import ByteSize, Field, field_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -117,6 +117,15 @@ class Settings(BaseSettings):
         120, gt=0, description="Seconds of silence after which a worker with work is taken for dead"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much to log")
+
+    @model_validator(mode="after")
+    def _check_step(self) -> Self:
+        if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"--max-num-batched-tokens {self.max_num_batched_tokens} is less than --max-num-seqs "
+                f"{self.max_num_seqs}: a step holds a token of each sequence; lower the latter too"
+            )
+        return self
 
     @field_validator("api_key", "served_model_name", "allowed_origins", mode="before")
     @classmethod

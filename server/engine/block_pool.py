@@ -5,7 +5,7 @@ A block is in exactly one of three states: *free* (content worthless), *held* (b
 sequences share them.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
@@ -62,6 +62,11 @@ class BlockPool:
     def num_cached_among(self, blocks: Iterable[int]) -> int:
         """How many of `blocks` nobody holds, so that holding them lowers `num_available`."""
         return sum(self._holders[block] == 0 for block in blocks)
+
+    def num_freed_by(self, held: Iterable[Sequence[int]]) -> int:
+        """How many blocks nobody would hold any more if these holders released theirs."""
+        counts = Counter(block for blocks in held for block in blocks)
+        return sum(self._holders[block] == count for block, count in counts.items())
 
     def hold(self, blocks: Iterable[int]) -> None:
         """Count one more holder for blocks that `find` gave."""

@@ -136,6 +136,9 @@ class EngineClient:
         self._lookups: dict[int, asyncio.Future[int]] = {}
         self._next_lookup = 0
         self._connection: Connection | None = None
+        """To a worker that takes requests; None while it starts, and when it died."""
+        self._ready_at: float | None = None
+        """When the present worker became ready."""
         self._supervisor: asyncio.Task[None] | None = None
 
     @property
@@ -167,9 +170,8 @@ class EngineClient:
         self.drain()
         if self._supervisor is not None:
             self._supervisor.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._supervisor
-        self._fail(list(self._choices.values()), "the server shut down before this request was finished")
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._fail(list(self._choices.values()), "the server shut down before this request was finished", "abort")
 
     @asynccontextmanager
     async def generate(
@@ -207,6 +209,9 @@ class EngineClient:
             del self._generations[first_id]
             self._drop(list(generation.choices.values()))
             generation.choices.clear()
+            for queue in (self._held, self._solo):
+                with suppress(ValueError):
+                    queue.remove(generation)
             self._send_held()
 
     async def num_cached(self, prompt_ids: list[int], cache_salt: str) -> int | None:
@@ -245,7 +250,7 @@ class EngineClient:
 
     def _send_held(self) -> None:
         """Send what waits here, unless a request must run alone first."""
-        if self._connection is None or self._phase in ("starting", "restarting", "dead"):
+        if self._connection is None:
             return
         if self._alone is not None and self._is_running(self._alone):
             return
@@ -267,22 +272,22 @@ class EngineClient:
         return any(id(choice.generation) not in unsent for choice in self._choices.values())
 
     def _send(self, generation: PendingGeneration) -> None:
-        request = generation.to_request()
-        if request is not None:
-            assert self._connection is not None
+        assert self._connection is not None
+        for request in generation.to_requests():
             self._connection.send(request)
 
     async def _supervise(self) -> None:
         deaths = 0
         loop = asyncio.get_running_loop()
         while True:
-            started = loop.time()
             try:
                 async with self._connect() as connection:
-                    self._connection = connection
                     await self._follow(connection)
             except WorkerDied as death:
                 reason = str(death)
+            except Exception as error:  # no folder for the socket, no memory for a process: as good as a death
+                logger.exception("event=worker_failed")
+                reason = f"couldn't be run: {error}"
             finally:
                 self._connection = None
             if self._phase == "dead":
@@ -290,8 +295,9 @@ class EngineClient:
             if self.model is None:
                 self._give_up(f"the worker {reason} while it loaded the model")
                 return
-            if loop.time() - started > HEALTHY_AFTER_S:
+            if self._ready_at is not None and loop.time() - self._ready_at > HEALTHY_AFTER_S:
                 deaths = 0
+            self._ready_at = None
             deaths += 1
             logger.error("event=worker_died reason=%r in_flight=%d deaths=%d", reason, len(self._choices), deaths)
             if deaths >= len(RESTART_DELAYS_S):
@@ -321,12 +327,13 @@ class EngineClient:
                 case Loading():
                     self._detail, self._fraction = message.phase, message.fraction
                 case Ready():
-                    self._become_ready(message.model)
+                    self._become_ready(connection, message.model)
                 case Failed():
                     self._give_up(message.reason)
                     return
 
-    def _become_ready(self, model: ModelInfo) -> None:
+    def _become_ready(self, connection: Connection, model: ModelInfo) -> None:
+        self._connection, self._ready_at = connection, asyncio.get_running_loop().time()
         self.model = model
         self._stats = NO_STATS
         self._send_tokens(model)
@@ -401,8 +408,8 @@ class EngineClient:
         self._solo.clear()
         self._fail(list(self._choices.values()), "the model worker is not running")
 
-    def _fail(self, choices: Iterable[PendingChoice], error: str) -> None:
+    def _fail(self, choices: Iterable[PendingChoice], error: str, reason: Literal["error", "abort"] = "error") -> None:
         for choice in choices:
             self._choices.pop(choice.sequence_id, None)
-            choice.finished = Finished(choice.sequence_id, "error", error)
+            choice.finished = Finished(choice.sequence_id, reason, error)
             choice.generation.tell(choice)

@@ -58,7 +58,12 @@ class Connection:
         self._socket = self._context.socket(zmq.DEALER)
         # Unlimited queues: what is in them is bounded by the number of requests that the client admits.
         self._socket.set_hwm(0)
-        self._socket.bind(self._address)
+        try:
+            self._socket.bind(self._address)
+        except zmq.ZMQError:
+            self._context.destroy(linger=0)
+            self.close()
+            raise
         self._exited: asyncio.Future[int] = loop.create_future()
         self._pending: asyncio.Future[bytes] | None = None
 

@@ -104,13 +104,18 @@ class PendingGeneration:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def to_request(self) -> Request | None:
-        """What a worker must be sent to generate all that is missing, or None."""
-        pending = [c for c in self.choices.values() if c.finished is None]
-        if not pending:
-            return None
-        params = self.request.params
-        if any(choice.emitted for choice in pending):
-            params = msgspec.structs.replace(params, prompt_logprobs=None)
-        choices = [Choice(c.sequence_id, c.index, c.emitted) for c in pending]
-        return msgspec.structs.replace(self.request, params=params, choices=choices)
+    def to_requests(self) -> list[Request]:
+        """What a worker must be sent to generate all that is missing."""
+        pending = [choice for choice in self.choices.values() if choice.finished is None]
+        begun = [choice for choice in pending if choice.emitted]
+        fresh = [choice for choice in pending if not choice.emitted]
+        # Who has tokens has the prompt's log-probabilities as well.
+        params = msgspec.structs.replace(self.request.params, prompt_logprobs=None)
+        return [
+            msgspec.structs.replace(request, choices=[Choice(c.sequence_id, c.index, c.emitted) for c in choices])
+            for request, choices in (
+                (msgspec.structs.replace(self.request, params=params), begun),
+                (self.request, fresh),
+            )
+            if choices
+        ]

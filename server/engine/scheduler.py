@@ -129,8 +129,9 @@ class Scheduler:
             if num_new:
                 budget -= num_new
                 draft = drafts.get(sequence.id)
-                if draft and len(draft) <= budget - (len(self.running) - position):
-                    budget -= self._put_draft(sequence, draft, batch)
+                num_after = len(self.running) - position
+                if draft and len(draft) <= budget - num_after:
+                    budget -= self._put_draft(sequence, draft, num_after, batch)
                 self._put(sequence, num_new, batch)
         self._admit(budget, batch)
         return batch
@@ -174,9 +175,12 @@ class Scheduler:
     def _preempt_for_priority(self) -> None:
         """Make room for a waiting sequence that is more urgent than one that runs."""
         while self.waiting and self.running and self.waiting[0].priority < self.running[-1].priority:
-            needed = self._num_blocks_for(len(self.waiting[0].token_ids))
-            if self._free_slots and needed <= self.pool.num_available:
+            needed = self._num_blocks_for(len(self.waiting[0].token_ids)) - self.pool.num_available
+            if self._free_slots and needed <= 0:
                 return
+            less_urgent = [s.blocks for s in self.running if s.priority > self.waiting[0].priority]
+            if needed > self.pool.num_freed_by(less_urgent):
+                return  # it wouldn't fit even without them
             self._preempt(self.running[-1])
 
     def _share_budget(self) -> dict[int, int]:
@@ -216,13 +220,13 @@ class Scheduler:
         cut = worthwhile(guesses, len(self.running), self.limits.step_costs)
         return {sequence.id: draft for sequence, draft in zip(sequences, cut, strict=True) if draft}
 
-    def _put_draft(self, sequence: Sequence, draft: list[int], batch: Batch) -> int:
+    def _put_draft(self, sequence: Sequence, draft: list[int], num_after: int, batch: Batch) -> int:
         """Add guesses to the row that is put next, if free blocks hold them: nobody is preempted for a guess.
 
-        Returns how many were added.
+        `num_after` rows come after it, each of which may need a block. Returns how many guesses were added.
         """
         needed = self._num_blocks_for(len(sequence.token_ids) + len(draft)) - len(sequence.blocks)
-        if needed > self.pool.num_available:
+        if needed > 0 and needed > self.pool.num_available - num_after:
             return 0
         self._allocate(sequence, max(needed, 0), batch)
         batch.drafts[len(batch.slots)] = draft
@@ -341,14 +345,16 @@ class Scheduler:
     def _take_accepted(self, sequence: Sequence, num_drafts: int, tokens: list[int], progress: Progress) -> None:
         """Take what was drawn after right drafts: with each, the draft before it turns out to be computed."""
         assert sequence.drafter is not None
-        sequence.drafter.learn(num_drafts, len(tokens))
-        self.num_drafts += num_drafts
-        self.num_accepted_drafts += len(tokens)
+        num_taken = 0
         for token in tokens:
             if progress.finished and progress.finished[-1][0] is sequence:
-                return
+                break
             self._take_token(sequence, token, False, progress)
             sequence.num_computed += 1
+            num_taken += 1
+        sequence.drafter.learn(num_drafts, num_taken)
+        self.num_drafts += num_drafts
+        self.num_accepted_drafts += num_taken
 
     def _hand_out_prompt_logprobs(self, sequence: Sequence, entries: list[TokenLogprobs], progress: Progress) -> None:
         # After a preemption the first of them were handed out before.

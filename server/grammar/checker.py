@@ -128,9 +128,11 @@ class _Child:
     def _read(self, num_bytes: int, deadline: float) -> bytes:
         assert self._process.stdout is not None
         pipe, data = self._process.stdout.fileno(), b""
+        # Not select(), which takes no file descriptor from 1024 on.
+        answer = select.poll()
+        answer.register(pipe, select.POLLIN)
         while len(data) < num_bytes:
-            readable, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-            if not readable:
+            if not answer.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise TimeoutError
             part = os.read(pipe, num_bytes - len(data))
             if not part:

@@ -142,7 +142,7 @@ def test_nw04_only_the_http_port_listens_and_the_socket_folder_is_private(server
         if connection.status == psutil.CONN_LISTEN
     ]
     assert listening == [int(server.url.rsplit(":", 1)[1])]
-    address = psutil.Process(server.worker_pid).cmdline()[3].removeprefix("ipc://")
+    (address,) = [part[6:] for part in psutil.Process(server.worker_pid).cmdline() if part.startswith("ipc://")]
     assert os.stat(os.path.dirname(address)).st_mode & 0o777 == 0o700
 
 

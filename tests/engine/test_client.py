@@ -10,6 +10,7 @@ from msgspec import structs
 from model.batch import SamplingParams
 from server.engine import client as client_module
 from server.engine.client import EngineClient, Generation
+from server.engine.connection import WorkerDied
 from server.engine.messages import FromWorker, StepResult
 from server.errors import Draining, EngineDead, NotReady, QueueFull
 from tests.engine.fake_connection import MODEL, FakeConnection, after_steps, in_turn
@@ -285,6 +286,98 @@ def test_stopping_ends_open_requests_with_an_error_not_with_silence() -> None:
             await anext(generation)
             await client.stop()
             _, reasons = await read(generation)
-            assert reasons == {0: "error"}
+            assert reasons == {0: "abort"}
 
     run([FakeConnection()], body)
+
+
+def test_a_worker_that_can_not_be_started_again_counts_as_dead_and_never_as_silence() -> None:
+    def connect() -> FakeConnection:
+        if not connections:
+            raise OSError("No space left on device")
+        return connections.pop()
+
+    connections = [FakeConnection(after_steps(3))]
+
+    async def main() -> None:
+        client = EngineClient(connect, max_waiting=4, hang_timeout_s=60)
+        await client.start()
+        async with asyncio.timeout(20):
+            while client.status.phase != "ready":
+                await asyncio.sleep(0.001)
+            _, reasons = await generate(client, 0)
+            assert reasons == {0: "error"}
+            assert client.status.phase == "dead"
+            assert "No space left" in client.status.detail
+            await client.stop()
+
+    asyncio.run(main())
+
+
+def test_requests_go_on_after_a_death_while_the_server_drains() -> None:
+    connections = [FakeConnection(after_steps(3)), FakeConnection()]
+
+    async def body(client: EngineClient) -> None:
+        tasks = [asyncio.create_task(generate(client, number)) for number in range(2)]
+        leaving = asyncio.create_task(generate(client, 2))
+        await asyncio.sleep(0)
+        client.drain()
+        while client._connection is not None:
+            await asyncio.sleep(0)
+        leaving.cancel()  # one that ends while the new worker starts must not send the others into the void
+        for number, task in enumerate(tasks):
+            assert (await task)[0] == {0: solo(prompt(number), PARAMS)}
+
+    run(connections, body)
+
+
+def test_a_client_that_leaves_while_the_worker_restarts_leaves_nothing_behind() -> None:
+    connections = [FakeConnection(after_steps(2)), FakeConnection(after_steps(2)), FakeConnection()]
+
+    async def body(client: EngineClient) -> None:
+        suspect = asyncio.create_task(generate(client, 0))
+        while client.status.num_restarts < 1 or client._connection is not None:
+            await asyncio.sleep(0)
+        held = asyncio.create_task(generate(client, 1))
+        gone = [asyncio.create_task(generate(client, 2)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in [suspect, *gone]:
+            task.cancel()
+        assert (await held)[0] == {0: solo(prompt(1), PARAMS)}, "it does not wait for those that left"
+        assert not client._held
+        assert not client._solo
+
+    run(connections, body)
+
+
+def test_a_worker_that_dies_after_a_long_load_is_not_thought_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "HEALTHY_AFTER_S", 0.0)
+
+    class DiesLoading(FakeConnection):
+        async def receive(self, timeout_s: float) -> FromWorker | None:
+            await asyncio.sleep(0.01)
+            raise WorkerDied("killed by signal 9")
+
+    connections = [FakeConnection(after_steps(0)), *(DiesLoading() for _ in range(20))]
+
+    async def body(client: EngineClient) -> None:
+        _, reasons = await generate(client, 0)
+        assert reasons == {0: "error"}
+        assert client.status.phase == "dead"
+
+    run(connections, body)
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_each_choice_has_the_prompts_logprobs_once_whenever_the_worker_dies(steps: int) -> None:
+    params = SamplingParams(max_tokens=5, seed=1, prompt_logprobs=0)
+
+    async def body(client: EngineClient) -> None:
+        async with client.generate(prompt(0, 60), params, num_choices=3) as generation:
+            counts: dict[int, int] = {}
+            async for output in generation:
+                if output.prompt_logprobs is not None:
+                    counts[output.index] = counts.get(output.index, 0) + len(output.prompt_logprobs)
+        assert counts == {0: 59, 1: 59, 2: 59}
+
+    run([FakeConnection(after_steps(steps)), FakeConnection()], body)

@@ -178,3 +178,16 @@ def test_costs_are_measured_on_the_runner_itself(model_dir: Path) -> None:
     assert all(cost > 0 for cost in costs.costs)
     assert measure_step_costs(engine._runner, max_model_len=20, block_size=4) == NO_DRAFTS
     assert alone(engine, prompt(20), GREEDY).token_ids, "the engine works after it"
+
+
+def test_drafts_after_the_end_of_a_text_are_not_counted_as_right(model_dir: Path, plain: Engine) -> None:
+    tokens = alone(plain, prompt(20), GREEDY).token_ids
+    params = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True, stop_token_ids=(tokens[4],))
+    ends = []
+    run(
+        make_engine(model_dir, step_costs=FREE),
+        [request(prompt(20), params, prediction_ids=tokens)],
+        lambda step: ends.extend(step.finished),
+    )
+    num_tokens = tokens.index(tokens[4]) + 1
+    assert ends[0].num_accepted < num_tokens

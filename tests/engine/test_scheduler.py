@@ -33,6 +33,10 @@ class Scene:
         self.engine._scheduler.check()
         return self.results[-1]
 
+    def run_steps(self, count: int) -> None:
+        for _ in range(count):
+            self.step()
+
     def run(self) -> None:
         while self.engine.has_work:
             self.step()
@@ -204,3 +208,16 @@ def test_a_request_that_can_not_fit_ends_with_an_error_and_harms_nobody() -> Non
     scene.run()
     reasons = {f.sequence_id: f.reason for result in scene.results for f in result.finished}
     assert reasons == {too_long: "error", good: "length"}
+
+
+def test_nobody_is_preempted_for_an_urgent_request_that_would_not_fit_even_then() -> None:
+    scene = Scene(max_num_seqs=4, num_blocks=16)
+    scene.add(prompt(0, 36), max_tokens=20, priority=0)
+    scene.run_steps(4)
+    for number in range(2):
+        scene.add(prompt(1000 + 100 * number, 4), max_tokens=20, priority=10)
+    scene.run_steps(2)
+    scene.add(prompt(5000, 45), max_tokens=1, priority=5)
+    scene.run_steps(5)
+    assert scene.engine.stats().num_preemptions == 0
+    scene.run()
