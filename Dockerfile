@@ -25,8 +25,11 @@ RUN cd /opt/venv/lib/python3*/site-packages \
 
 # Our own files, under /staging, so that they make a small layer of their own above the one with torch.
 FROM dependencies AS application
+# The CPU kernels are compiled here, for all levels of instructions; the compiler stays behind in this stage.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY LICENSE README.md ./
 COPY model model
+RUN /opt/venv/bin/python -m model.kernels.cpu.build
 COPY server server
 RUN pip --python /opt/venv install --no-deps --no-build-isolation --root /staging .
 

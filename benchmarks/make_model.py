@@ -1,4 +1,4 @@
-"""Random-weight Llama checkpoints of known shapes, with a tokenizer of one token a byte.
+"""Random-weight Llama checkpoints of known shapes, with a tokenizer of bytes and made-up words.
 
 python benchmarks/make_model.py llama-135m build/llama-135m
 """
@@ -41,7 +41,10 @@ def make_model(shape: str, directory: Path, seed: int = 0) -> None:
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    vocabulary = {letter: i for i, letter in enumerate(alphabet)}
+    # A word for every other id, so that each token has a text and comes in a chunk of its own.
+    vocabulary |= {f"\u0120w{i}": i for i in range(len(alphabet), config.vocab_size)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(directory / "tokenizer.json"))

@@ -1,7 +1,8 @@
 """The compiled kernels as Python functions.
 
-Plain ctypes calls, not torch operators: a layer makes five calls, and one of torch's custom operators costs ten times
-as much a call as ctypes does (30 us against 2 to 3, a tenth of a small model's decode step). Nothing here is
+Plain ctypes calls, not torch operators: a layer makes five calls, and a call of one of torch's custom operators took
+6 us where one through ctypes took 0.2 (torch 2.13), so operators would add a millisecond to each step of 30 layers.
+Nothing here is
 differentiated, traced or moved to another device, which is what the operators would be for.
 """
 

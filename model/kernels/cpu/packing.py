@@ -14,6 +14,19 @@ from model.layers.norm import RMSNorm
 from model.transformer import Block, Transformer
 
 
+# What CpuBlock computes. A block with more must not be packed as if it had no more.
+_BLOCK_PARTS = {
+    "attention_norm",
+    "attention",
+    "attention.qkv",
+    "attention.output",
+    "mlp_norm",
+    "mlp",
+    "mlp.gate_up",
+    "mlp.down",
+}
+
+
 class Packer:
     """Replaces each layer as soon as its last weight is there, so no more than one is held twice.
 
@@ -40,6 +53,8 @@ class Packer:
 
     def _packed(self, layer: nn.Module) -> nn.Module:
         if isinstance(layer, Block):
+            names = {name for name, _ in layer.named_modules() if name}
+            assert names == _BLOCK_PARTS, f"the kernels don't know {names - _BLOCK_PARTS}"
             parts = (layer.attention_norm, layer.attention, layer.mlp_norm, layer.mlp)
             return CpuBlock(self._kernels, self._format, *parts, self._model.config.activation)
         if isinstance(layer, Embedding):
