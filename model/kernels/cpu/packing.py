@@ -13,7 +13,6 @@ from model.layers.linear import Linear
 from model.layers.norm import RMSNorm
 from model.transformer import Block, Transformer
 
-
 # What CpuBlock computes. A block with more must not be packed as if it had no more.
 _BLOCK_PARTS = {
     "attention_norm",
