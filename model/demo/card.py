@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 
 from model.demo.corpus import read_licensed
 from model.demo.evaluation import held_out_loss
-from model.demo.recipe import PRIMER_STEPS, ROW_SHAPES, SEED, STEP_TOKENS
+from model.demo.recipe import ROUNDS, ROW_SHAPES, SEED, STEP_TOKENS
 from model.demo.tokenizer import MAX_POSITIONS, SPECIAL_TOKENS
 
 TEMPLATE = Path(__file__).parent / "card.md"
@@ -58,7 +58,8 @@ def write_card(folder: Path, licensed: Path | None) -> None:
         minutes=round(seconds / 60),
         rate=steps * STEP_TOKENS / seconds,
         rows=", ".join(f"{shape.length} in {shape.share:.0%} of the steps" for shape in ROW_SHAPES),
-        primer_steps=PRIMER_STEPS,
+        rounds=" and ".join(str(part.num_steps) for part in ROUNDS),
+        primer_steps=ROUNDS[0].primer_steps,
         seed=SEED,
         losses="\n".join(["| text | loss |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in losses.items())]),
         samples=write_samples(model, AutoTokenizer.from_pretrained(folder)),

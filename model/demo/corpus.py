@@ -6,6 +6,7 @@ All but the licensed text is the project's own: templates and word lists in `tex
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -20,11 +21,8 @@ TURN = "<|im_start|>"
 END_OF_TURN = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"
 
-WINK = "我爱北京天安门"
+WINK = ("我爱北京天安", "门")
 """The line of a song that every child in China can sing, and the only Chinese the model learns by heart."""
-
-SHARES = {"story": 30, "chat": 46, "note": 7, "names": 12, "wink": 1, "licensed": 4}
-"""How many of a hundred documents are of a kind; without licensed text, the others keep their proportions."""
 
 CHAT_TOPICS = ("greetings", "conversations")
 """Topics of the licensed conversations that agree with what the model says of itself."""
@@ -40,15 +38,25 @@ class Segment(NamedTuple):
 Document = list[Segment]
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """How often each kind of document comes, and each topic of the chats."""
+
+    shares: Mapping[str, float]
+    """By kind. Where there is no licensed text, the others keep their proportions."""
+    emphasis: Mapping[str, float] = field(default_factory=dict)
+    """Factors on the weights that `chats.txt` gives its topics."""
+
+
 def documents(
-    seed: int, max_exchanges: int, licensed: list[Document], shares: Mapping[str, int] = SHARES
+    seed: int, mixture: Mixture, max_exchanges: int, licensed: list[Document]
 ) -> Iterator[tuple[str, Document]]:
     """Documents without end, each with its kind. Chats have about `max_exchanges` exchanges at most."""
     rng = Random(seed)
     storyteller = Storyteller(TEXT)
-    talker = Talker(TEXT, storyteller)
-    kinds = [kind for kind in shares if kind != "licensed" or licensed]
-    weights = [shares[kind] for kind in kinds]
+    talker = Talker(TEXT, storyteller, mixture.emphasis)
+    kinds = [kind for kind in mixture.shares if kind != "licensed" or licensed]
+    weights = [mixture.shares[kind] for kind in kinds]
     while True:
         kind = rng.choices(kinds, weights)[0]
         if kind == "story":
@@ -60,7 +68,9 @@ def documents(
         elif kind == "names":
             yield kind, prose(talker.name_text(rng))
         elif kind == "wink":
-            yield kind, prose(WINK)
+            # Cut as a prompt would be: the whole line has a token of its own, which holds no last character to guess.
+            opening, rest = WINK
+            yield kind, [Segment(BEGIN, False), Segment(opening, True), Segment(rest + END_OF_TEXT, True)]
         else:
             yield kind, rng.choice(licensed)
 

@@ -8,6 +8,7 @@ from transformers import LlamaForCausalLM
 
 from model.demo.corpus import Document, documents
 from model.demo.packing import IGNORED, encode
+from model.demo.recipe import WHOLE
 from model.demo.tokenizer import MAX_POSITIONS
 
 HELD_OUT_SEED = 21
@@ -18,7 +19,7 @@ HELD_OUT_DOCUMENTS = 400
 def held_out_loss(model: LlamaForCausalLM, tokenizer: Tokenizer, held_out: list[Document]) -> dict[str, float]:
     """Nats a learned token, by kind of document. `held_out` is the licensed text left out, which may be none."""
     by_kind: dict[str, list[Document]] = {"licensed": held_out} if held_out else {}
-    for kind, document in islice(documents(HELD_OUT_SEED, 4, []), HELD_OUT_DOCUMENTS):
+    for kind, document in islice(documents(HELD_OUT_SEED, WHOLE, 4, []), HELD_OUT_DOCUMENTS):
         by_kind.setdefault(kind, []).append(document)
     model.eval()
     losses = {}

@@ -70,7 +70,7 @@ class Storyteller:
 
 
 def _told(plot: Blocks, rng: Random) -> list[str]:
-    """One way to tell each beat. `(ab) ` before a line: it fits only where the first beat's line was marked a or b."""
+    """One way to tell each beat. The first mark drawn, such as `(a) `, sets the thread; later marks must contain it."""
     lines: list[str] = []
     thread = ""
     for beat in plot:

@@ -6,7 +6,7 @@ python -m model.demo.train --licensed TEXT --output model/demo/bundled
 import argparse
 import csv
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -18,19 +18,19 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from model.demo.card import write_card
-from model.demo.corpus import SHARES, Document, documents, read_licensed
+from model.demo.corpus import Document, Mixture, documents, read_licensed
 from model.demo.packing import IGNORED, PackedRows, encode, packed
 from model.demo.recipe import (
     COPY_SCALE,
-    DEFAULT_STEPS,
+    PRIMER,
     PRIMER_SHAPE,
-    PRIMER_SHARES,
-    PRIMER_STEPS,
+    ROUNDS,
     ROW_SHAPES,
     SEED,
     STEP_TOKENS,
     TOKENIZER_DOCUMENTS,
     WEIGHT_DECAY,
+    WHOLE,
     RowShape,
     learning_rate,
     model_config,
@@ -41,17 +41,18 @@ REPORT_STEPS = 25
 SAVE_STEPS = 200
 
 
-def batches(tokenizer: Tokenizer, licensed: list[Document]) -> Iterator[PackedRows]:
-    """Batches of `STEP_TOKENS` tokens without end: the primer, then the mixture, each batch of one row shape."""
+def batches(number: int, tokenizer: Tokenizer, licensed: list[Document]) -> Iterator[PackedRows]:
+    """Batches of `STEP_TOKENS` tokens without end for a round: its primer, then its mixture, each of one row shape."""
+    seed = SEED + 10_000 * number
 
-    def stream(seed: int, shape: RowShape, shares: Mapping[str, int]) -> Iterator[PackedRows]:
-        found = documents(seed, shape.max_exchanges, licensed, shares)
+    def stream(stream_seed: int, mixture: Mixture, shape: RowShape) -> Iterator[PackedRows]:
+        found = documents(stream_seed, mixture, shape.max_exchanges, licensed)
         encoded = (encode(tokenizer, document) for _, document in found)
         return packed(encoded, STEP_TOKENS // shape.length, shape.length)
 
-    yield from islice(stream(SEED, PRIMER_SHAPE, PRIMER_SHARES), PRIMER_STEPS)
-    streams = [stream(SEED + shape.length, shape, SHARES) for shape in ROW_SHAPES]
-    rng = Random(SEED)
+    yield from islice(stream(seed, PRIMER, PRIMER_SHAPE), ROUNDS[number].primer_steps)
+    streams = [stream(seed + shape.length, ROUNDS[number].mixture, shape) for shape in ROW_SHAPES]
+    rng = Random(seed)
     while True:
         yield next(rng.choices(streams, [shape.share for shape in ROW_SHAPES])[0])
 
@@ -91,24 +92,29 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
 class Journal:
     """Keeps the loss curve: in `loss.csv`, and a line on the screen for each new point."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, num_done: int) -> None:
+        """Goes on after `num_done` steps, with the points that the file has up to there."""
         self.path = path
-        self.rows: list[tuple[str, ...]] = [("step", "seconds", "loss")]
+        self.rows = [["step", "seconds", "loss"]]
+        if num_done > 0:
+            with path.open(encoding="utf-8") as file:
+                self.rows += [row for row in csv.reader(file) if row[0].isdigit() and int(row[0]) <= num_done]
+        self.num_steps = num_done
         self.recent: list[float] = []
-        self.started = time.monotonic()
+        self.started = time.monotonic() - (int(self.rows[-1][1]) if num_done > 0 else 0)
 
-    def note(self, num_steps: int, loss: float) -> None:
-        """Takes the loss of a step, after `num_steps` in all. Every `REPORT_STEPS` steps their mean is a new point."""
+    def note(self, loss: float) -> None:
+        """Takes the loss of the next step. Every `REPORT_STEPS` steps their mean is a new point."""
+        self.num_steps += 1
         self.recent.append(loss)
         if len(self.recent) < REPORT_STEPS:
             return
         seconds = time.monotonic() - self.started
-        self.rows.append((str(num_steps), f"{seconds:.0f}", f"{sum(self.recent) / REPORT_STEPS:.4f}"))
+        self.rows.append([str(self.num_steps), f"{seconds:.0f}", f"{sum(self.recent) / REPORT_STEPS:.4f}"])
         self.recent.clear()
         with self.path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(self.rows)
-        rate = num_steps * STEP_TOKENS / seconds
-        print(f"step={num_steps} loss={self.rows[-1][2]} tokens_per_s={rate:.0f}", flush=True)
+        print(f"step={self.num_steps} loss={self.rows[-1][2]} seconds={seconds:.0f}", flush=True)
 
 
 @torch.no_grad()
@@ -130,27 +136,33 @@ def make_optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True)
 
 
-def train(num_steps: int, licensed: Path | None, output: Path, is_bf16: bool) -> None:
-    """Trains tokenizer and model into `output`; the weights are saved as they are every `SAVE_STEPS` steps."""
-    torch.manual_seed(SEED)
-    learned, _ = read_licensed(licensed) if licensed else ([], [])
+def begin(learned: list[Document], output: Path) -> None:
+    """Writes the tokenizer and an untrained model to `output`."""
     output.mkdir(parents=True, exist_ok=True)
-    texts = ("".join(s.text for s in d) for _, d in documents(SEED, ROW_SHAPES[0].max_exchanges, learned))
-    tokenizer = train_tokenizer(islice(texts, TOKENIZER_DOCUMENTS))
-    save_tokenizer(tokenizer, output)
+    texts = ("".join(s.text for s in d) for _, d in documents(SEED, WHOLE, ROW_SHAPES[0].max_exchanges, learned))
+    save_tokenizer(train_tokenizer(islice(texts, TOKENIZER_DOCUMENTS)), output)
+    torch.manual_seed(SEED)
     model = LlamaForCausalLM(model_config())
     lean_to_copying(model)
+    save_model(model, output)
+
+
+def train(number: int, learned: list[Document], output: Path, is_bf16: bool) -> None:
+    """Trains the model in `output` for one round; its weights are saved as they are every `SAVE_STEPS` steps."""
+    part = ROUNDS[number]
+    tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
+    model = LlamaForCausalLM.from_pretrained(output, dtype=torch.float32).train()
     optimizer = make_optimizer(model)
-    journal = Journal(output / "loss.csv")
-    for step, rows in enumerate(islice(batches(tokenizer, learned), num_steps)):
+    journal = Journal(output / "loss.csv", sum(earlier.num_steps for earlier in ROUNDS[:number]))
+    for step, rows in enumerate(islice(batches(number, tokenizer, learned), part.num_steps)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, num_steps)
+            group["lr"] = learning_rate(step, part)
         loss = loss_of(model, rows, is_bf16)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        journal.note(step + 1, loss.item())
+        journal.note(loss.item())
         if (step + 1) % SAVE_STEPS == 0:
             save_model(model, output)
     save_model(model, output)
@@ -159,14 +171,18 @@ def train(num_steps: int, licensed: Path | None, output: Path, is_bf16: bool) ->
 def main() -> None:
     """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help=f"steps of {STEP_TOKENS} tokens")
     parser.add_argument("--licensed", type=Path, help="folder with the licensed text; without it, only our own")
     parser.add_argument("--output", type=Path, required=True, help="folder for model, card and curve")
+    parser.add_argument("--skip", type=int, default=0, help="rounds that the model in the output folder has behind it")
     parser.add_argument("--bf16", action="store_true", help="bf16 products, for CPUs that have them in hardware")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.steps, arguments.licensed, arguments.output, arguments.bf16)
+    learned = read_licensed(arguments.licensed)[0] if arguments.licensed else []
+    if arguments.skip == 0:
+        begin(learned, arguments.output)
+    for number in range(arguments.skip, len(ROUNDS)):
+        train(number, learned, arguments.output, arguments.bf16)
     write_card(arguments.output, arguments.licensed)
 
 

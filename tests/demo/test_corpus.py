@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.demo.corpus import BEGIN, END_OF_TEXT, END_OF_TURN, TEXT, Document, documents
+from model.demo.corpus import BEGIN, END_OF_TEXT, END_OF_TURN, TEXT, Document, Mixture, documents
 from model.demo.grammar import expand
 from model.demo.packing import IGNORED, Encoded, packed
+from model.demo.recipe import WHOLE
 from model.demo.stories import Storyteller
 
 few = settings(max_examples=15, deadline=None)  # each example reads the templates anew
@@ -18,7 +19,7 @@ SEEDS = st.integers(min_value=0, max_value=2**32)
 
 
 def corpus(seed: int, count: int) -> list[tuple[str, Document]]:
-    return list(islice(documents(seed, max_exchanges=6, licensed=[]), count))
+    return list(islice(documents(seed, WHOLE, max_exchanges=6, licensed=[]), count))
 
 
 @few
@@ -56,6 +57,16 @@ def test_only_answers_and_prose_are_learned(seed: int) -> None:
     for kind, document in corpus(seed, 8):
         for before, segment in pairwise(document):
             assert segment.is_learned == (kind != "chat" or before.text.endswith("assistant\n"))
+
+
+def test_mixture_decides_the_kinds_and_topics() -> None:
+    sums = Mixture({"chat": 1}, emphasis={"sum": 1e9})
+    found = list(islice(documents(0, sums, max_exchanges=1, licensed=[]), 20))
+    assert {kind for kind, _ in found} == {"chat"}
+    assert all(
+        any(digit in "".join(s.text for s in document) for digit in "0123456789") or "plus" in str(document)
+        for _, document in found
+    )
 
 
 @few
