@@ -17,7 +17,7 @@ import msgspec
 
 from model.grammar import Grammar, Verdict, Vocabulary
 from server.errors import QueueFull
-from server.grammar.frames import frame
+from server.grammar.frames import Answer, frame
 
 MAX_COMPILE_S = 1.5
 # Importing, and reading a large vocabulary, on a busy machine.
@@ -82,13 +82,14 @@ class GrammarChecker:
         except Empty:
             child = _Child(self._vocabulary())
         try:
-            verdict = child.ask(frame(grammar), MAX_COMPILE_S)
+            answer = child.ask(frame(grammar), MAX_COMPILE_S)
         except TimeoutError:
             verdict = TOO_LONG
         except (EOFError, OSError):
             verdict = TOO_LARGE
         else:
-            if child.is_alive:
+            verdict = answer.verdict
+            if not answer.is_last:
                 self._idle.put(child)
                 return verdict
         child.end()
@@ -111,19 +112,14 @@ class _Child:
         """End the process; when nobody holds this any more, and when the interpreter exits, that happens by itself."""
         self.ask(frame(vocabulary), MAX_START_S)
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it will answer again: one that has grown too large ends after its answer."""
-        return self._process.poll() is None
-
-    def ask(self, question: bytes, timeout_s: float) -> Verdict:
+    def ask(self, question: bytes, timeout_s: float) -> Answer:
         """Its answer. Raises TimeoutError; EOFError or OSError if it died."""
         assert self._process.stdin is not None
         self._process.stdin.write(question)
         self._process.stdin.flush()
         deadline = time.monotonic() + timeout_s
         length = int.from_bytes(self._read(4, deadline), "little")
-        return msgspec.msgpack.decode(self._read(length, deadline), type=Verdict)
+        return msgspec.msgpack.decode(self._read(length, deadline), type=Answer)
 
     def _read(self, num_bytes: int, deadline: float) -> bytes:
         assert self._process.stdout is not None

@@ -3,7 +3,7 @@
     python -m server.grammar.child
 
 On its standard input come a Vocabulary, then one Grammar at a time, each as msgpack after its length in four bytes. It
-answers each with a Verdict; the first one says that it is ready. It ends when its input does.
+answers each with an Answer; the first one says that it is ready. It ends when its input does, or with its last answer.
 """
 
 import ctypes
@@ -12,19 +12,20 @@ import resource
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from model.constraint import Compiler, GrammarError
 from model.grammar import Grammar, Verdict, Vocabulary
-from server.grammar.frames import frame, read_frames
+from server.grammar.frames import Answer, frame, read_frames
 
 MAX_MEMORY_BYTES = 2 * 2**30
 # Less than the worker's threads have, which compile what passed here.
 STACK_BYTES = 8 * 2**20
 # What it has grown to by then it doesn't give back: the next grammar gets a new process.
-MAX_RESIDENT_KIB = 512 * 1024
+MAX_RESIDENT_BYTES = 512 * 2**20
 # Behind everything that streams.
 NICENESS = 5
 PR_SET_PDEATHSIG = 1
@@ -39,22 +40,33 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.stack_size(STACK_BYTES)
-    answering = threading.Thread(target=answer, args=(sys.stdin.buffer, sys.stdout.buffer))
+    answering = threading.Thread(target=serve, args=(sys.stdin.buffer, sys.stdout.buffer))
     answering.start()
     answering.join()
 
 
-def answer(questions: BinaryIO, answers: BinaryIO) -> None:
+def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     """Read grammars and write what compiling each of them said."""
     frames = read_frames(questions)
     compiler = Compiler(msgspec.msgpack.decode(next(frames), type=Vocabulary))
-    answers.write(frame(Verdict()))
+    answers.write(frame(Answer(Verdict())))
     answers.flush()
     for data in frames:
-        answers.write(frame(judge(compiler, msgspec.msgpack.decode(data, type=Grammar))))
+        verdict = judge(compiler, msgspec.msgpack.decode(data, type=Grammar))
+        answer = Answer(verdict, is_last=_resident_bytes() > MAX_RESIDENT_BYTES)
+        answers.write(frame(answer))
         answers.flush()
-        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MAX_RESIDENT_KIB:
+        if answer.is_last:
             return
+
+
+def _resident_bytes() -> int:
+    """What it takes now. Not the most it ever took: that begins with what the parent had when it forked."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # no Linux
+        return 0
+    return pages * resource.getpagesize()
 
 
 def judge(compiler: Compiler, grammar: Grammar) -> Verdict:

@@ -5,6 +5,16 @@ from typing import BinaryIO
 
 import msgspec
 
+from model.grammar import Verdict
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a child says of a grammar."""
+
+    verdict: Verdict
+    is_last: bool = False
+    """Whether it ends now, since it has grown large."""
+
 
 def frame(message: msgspec.Struct) -> bytes:
     """A message as it goes through the pipes."""

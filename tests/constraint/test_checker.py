@@ -93,3 +93,13 @@ def test_children_end_with_their_checker() -> None:
     assert children
     checker.close()
     assert not any(child.is_running() for child in children)
+
+
+def test_a_parent_that_takes_much_memory_has_children_that_live() -> None:
+    ballast = bytearray(700 * 2**20)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    checker = GrammarChecker(lambda: BYTES)
+    for number in range(4):
+        assert check(checker, Grammar("regex", f"a{number}+")) == [Verdict()]
+    checker.close()
+    del ballast
