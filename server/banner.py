@@ -8,7 +8,7 @@ from server.version import VERSION
 def banner(settings: Settings, info: ModelInfo, address: tuple[str, int]) -> str:
     """What is served where, and a line to paste. `address` is what the server listens on."""
     url = _url(*address) + settings.root_path
-    key = ' -H "Authorization: Bearer $NEXTTOKEN_API_KEY"' if settings.api_key else ""
+    key = ' -H "Authorization: Bearer YOUR-KEY"' if settings.api_key else ""
     quantized = "" if info.quantization == "none" else f" with {info.quantization} weights"
     num_tokens = info.num_blocks * info.block_size
     rows = {

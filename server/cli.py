@@ -1,13 +1,15 @@
 """The command line: `nexttoken serve [MODEL] [--flag value ...]`."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Literal, NoReturn, get_args, get_origin
 
 from pydantic import ByteSize, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from server.settings import Settings, read_settings, value_kind
 from server.version import VERSION
@@ -21,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=f"nexttoken {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse([f"unknown {argument}{_suggestion(argument)}" for argument in unknown if argument.startswith("-")])
     settings = _settings_or_exit(options)
     # Imported late: --help and wrong flags answer without loading a server.
     from server.serve import serve
@@ -46,7 +50,7 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
     """A flag for a setting. Values stay text here: pydantic reads them, by the rules that hold for all sources."""
-    flag = "--" + name.replace("_", "-")
+    flag = _flag(name)
     kind = value_kind(field)
     default = field.default
     suffix = f" (default: {default})" if default not in (None, (), "") else ""
@@ -69,16 +73,36 @@ def _settings_or_exit(options: argparse.Namespace) -> Settings:
     try:
         return read_settings(flags, file)
     except ValidationError as error:
-        lines = [f"{_setting_name(part['loc'])}: {part['msg']}" for part in error.errors(include_input=False)]
-    except (OSError, ValueError) as error:
-        lines = [str(error)]
+        _refuse([_fault(part) for part in error.errors(include_input=False)])
+    except OSError as error:
+        _refuse([f"{error.filename}: {error.strerror}"])
+    except ValueError as error:
+        _refuse([str(error)])
+
+
+def _fault(error: ErrorDetails) -> str:
+    if not error["loc"]:
+        return error["msg"].removeprefix("Value error, ")
+    flag = _flag(str(error["loc"][0]))
+    if error["type"] == "extra_forbidden":  # only a file can hold one
+        return f"unknown setting {flag[2:]} in the file{_suggestion(flag)}"
+    return f"{flag}: {error['msg']}"
+
+
+def _suggestion(flag: str) -> str:
+    known = ["--config", *map(_flag, Settings.model_fields)]
+    found = difflib.get_close_matches(flag.partition("=")[0], known, n=1)
+    return f", did you mean {found[0]}?" if found else ""
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _refuse(lines: Sequence[str]) -> NoReturn:
     for line in lines:
         print(f"nexttoken serve: {line}", file=sys.stderr)
     sys.exit(EXIT_BAD_USE)
-
-
-def _setting_name(location: tuple[int | str, ...]) -> str:
-    return "--" + str(location[0]).replace("_", "-") if location else "settings"
 
 
 if __name__ == "__main__":

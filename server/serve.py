@@ -26,7 +26,7 @@ from server.banner import banner
 from server.engine.client import EngineClient
 from server.engine.connection import Connection
 from server.engine.messages import WorkerConfig
-from server.settings import BUNDLED_MODEL, Settings
+from server.settings import BUNDLED_MODEL, Settings, unknown_variables
 from server.version import VERSION
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_CANNOT_START = 1
 EXIT_CANNOT_SERVE_MODEL = 2
+EXIT_ENDED_AT_ONCE = 3
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long responses may take to leave once the engine has nothing more to say.
 FLUSH_TIMEOUT_S = 5
@@ -60,9 +61,12 @@ def serve(settings: Settings) -> int:
         # Until the service handles them: process 1 would ignore SIGTERM, and Ctrl-C would print a traceback.
         signal.signal(number, _exit)
     _set_up_logging(settings.log_level)
+    for name in unknown_variables():
+        logger.warning("event=unknown_variable name=%s", name)
     try:
         with contextlib.ExitStack() as cleanup:
-            return uvloop.run(_set_up_service(settings, cleanup).run())
+            service = _set_up_service(settings, cleanup)
+            return uvloop.run(service.run())
     except CannotStart as error:
         return _refuse(str(error), EXIT_CANNOT_START)
     except ModelError as error:
@@ -74,7 +78,7 @@ def _set_up_service(settings: Settings, cleanup: contextlib.ExitStack) -> "_Serv
     listener = cleanup.enter_context(_listen(settings.host, settings.port))
     directory = _model_directory(settings)
     config_from_directory(directory)  # what can't be served is known before anything is started
-    config = _worker_config(settings, directory)
+    config = worker_config(settings, directory)
     # The worker starts while the rest is imported and set up here.
     first = _connect(config)
     cleanup.callback(first.close)
@@ -127,7 +131,10 @@ class _Service:
         if self._drain is None:
             self._drain = asyncio.create_task(self._drain_and_stop())
         else:
-            self._http.should_exit = self._http.force_exit = True
+            logger.warning("event=ended_at_once in_flight=%d", self._engine.status.num_in_flight)
+            # Not by way of the event loop, where every request would report its end with a traceback. The worker
+            # ends with its input.
+            os._exit(EXIT_ENDED_AT_ONCE)
 
     async def _drain_and_stop(self) -> None:
         logger.info("event=draining in_flight=%d", self._engine.status.num_in_flight)
@@ -203,7 +210,8 @@ def _model_directory(settings: Settings) -> Path:
     return resolve(settings.model, settings.revision)
 
 
-def _worker_config(settings: Settings, directory: Path) -> WorkerConfig:
+def worker_config(settings: Settings, directory: Path) -> WorkerConfig:
+    """What a worker is told of the settings."""
     options = RunnerOptions(
         model_dir=str(directory),
         device=settings.device,
@@ -214,7 +222,7 @@ def _worker_config(settings: Settings, directory: Path) -> WorkerConfig:
         max_num_seqs=settings.max_num_seqs,
         max_step_tokens=settings.max_num_batched_tokens,
         block_size=settings.block_size,
-        kv_cache_bytes=settings.kv_cache_memory_bytes,
+        kv_cache_bytes=None if settings.kv_cache_memory_bytes is None else int(settings.kv_cache_memory_bytes),
         gpu_memory_utilization=settings.gpu_memory_utilization,
         num_threads=settings.num_threads,
     )

@@ -146,6 +146,12 @@ def read_settings(flags: Mapping[str, Any], file: Path | None = None) -> Setting
     return Settings(**{name: value for name, value in from_file.items() if name not in variables} | dict(flags))
 
 
+def unknown_variables() -> list[str]:
+    """Variables that look like settings and are none: typing errors, or what Kubernetes sets for a service's name."""
+    known = {variable(name) for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith(variable("")) and name not in known)
+
+
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return f"NEXTTOKEN_{name.upper()}"

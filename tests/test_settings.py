@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
 from server import cli
-from server.settings import Settings, read_settings, variable
+from server.engine.messages import WorkerConfig
+from server.serve import worker_config
+from server.settings import Settings, read_settings, unknown_variables, variable
 from server.settings_table import settings_table, with_table
 
 README = Path(__file__).parent.parent / "README.md"
@@ -62,7 +65,9 @@ def test_a_value_out_of_range_or_an_unknown_name_is_refused(values: dict[str, ob
     ("arguments", "message"),
     [
         (["serve", "--port", "x"], "--port"),
-        (["serve", "--no-such-flag"], "--no-such-flag"),
+        (["serve", "--no-such-flag"], "unknown --no-such-flag"),
+        (["serve", "--maxmodel-len", "5"], "did you mean --max-model-len?"),
+        (["serve", "--max-num-batched-tokens", "64"], "less than --max-num-seqs 256"),
         (["serve", "--config", "missing.yaml"], "missing.yaml"),
         (["serve", "--gpu-memory-utilization", "2"], "--gpu-memory-utilization"),
         ([], "COMMAND"),
@@ -73,6 +78,38 @@ def test_wrong_usage_names_the_flag_and_exits_with_2(arguments: list[str], messa
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_name_in_a_file_is_refused_with_a_suggestion(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("prot: 1")
+    result = run_cli("serve", "--config", str(tmp_path / "s.yaml"))
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == ["nexttoken serve: unknown setting prot in the file, did you mean --port?"]
+
+
+def test_variables_that_look_like_settings_and_are_none_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTTOKEN_PROT", "1")
+    monkeypatch.setenv("NEXTTOKEN_HOST", "127.0.0.1")
+    assert "NEXTTOKEN_PROT" in unknown_variables()
+    assert "NEXTTOKEN_HOST" not in unknown_variables()
+
+
+def test_a_worker_is_told_of_every_setting_that_concerns_it() -> None:
+    settings = read_settings(
+        {
+            "kv_cache_memory_bytes": "64MiB",
+            "max_model_len": "64",
+            "max_num_batched_tokens": "512",
+            "num_threads": "1",
+            "quantization": "int8",
+            "enable_prefix_caching": "false",
+            "speculation": "false",
+        }
+    )
+    config = msgspec.json.decode(msgspec.json.encode(worker_config(settings, Path("/m"))), type=WorkerConfig)
+    assert config.runner.kv_cache_bytes == 64 << 20
+    assert (config.runner.max_model_len, config.runner.max_step_tokens, config.runner.num_threads) == (64, 512, 1)
+    assert (config.runner.quantization, config.prefix_caching, config.speculation) == ("int8", False, False)
 
 
 def test_every_setting_is_a_flag_with_its_help() -> None:

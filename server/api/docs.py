@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from server.api.docs_page import docs_page
 from server.api.openapi import Answer, openapi_document
@@ -50,6 +50,11 @@ ANSWERS: list[Answer] = [
 def docs_router() -> APIRouter:
     """The endpoints."""
     router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def front_door(request: Request) -> Response:
+        """Who opens the server in a browser wants to know what it can do."""
+        return RedirectResponse(request.scope.get("root_path", "") + "/docs")
 
     @router.get("/docs")
     async def docs(request: Request) -> Response:

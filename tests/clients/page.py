@@ -58,6 +58,8 @@ def _blocks(folder: Path) -> Iterator[str]:
         if path.suffix in LANGUAGES:
             parts = re.findall(r"docs: begin\n(.*?)\n*^\S+ docs: end", path.read_text(), re.MULTILINE | re.DOTALL)
             code = "\n\n".join(parts)
+            if not code:
+                continue
             yield f"```{LANGUAGES[path.suffix]}\n{shown(code, path.suffix)}\n```\n"
 
 
