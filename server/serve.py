@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -88,14 +88,23 @@ def _set_up_service(settings: Settings, cleanup: contextlib.ExitStack) -> "_Serv
         max_waiting=settings.max_waiting,
         hang_timeout_s=settings.hang_timeout_s,
     )
-    return _Service(settings, _create_app(settings, directory, engine), engine, listener)
+    return _Service(settings, _create_app(settings, directory, engine), engine, listener, cleanup.close)
 
 
 class _Service:
     """One run of the server, from listening to the end."""
 
-    def __init__(self, settings: Settings, app: "FastAPI", engine: EngineClient, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        app: "FastAPI",
+        engine: EngineClient,
+        listener: socket.socket,
+        clean_up: Callable[[], None],
+    ) -> None:
+        """`clean_up` ends the worker, for an end without ceremony."""
         self._settings = settings
+        self._clean_up = clean_up
         self._engine = engine
         self._listener = listener
         self._drain: asyncio.Task[None] | None = None
@@ -132,8 +141,8 @@ class _Service:
             self._drain = asyncio.create_task(self._drain_and_stop())
         else:
             logger.warning("event=ended_at_once in_flight=%d", self._engine.status.num_in_flight)
-            # Not by way of the event loop, where every request would report its end with a traceback. The worker
-            # ends with its input.
+            # Not by way of the event loop, where every request would report its end with a traceback.
+            self._clean_up()
             os._exit(EXIT_ENDED_AT_ONCE)
 
     async def _drain_and_stop(self) -> None:

@@ -163,3 +163,21 @@ def test_a_model_that_can_not_be_served_is_one_line_and_exit_code_2(tmp_path: Pa
         assert server.process.wait(timeout=30) == 2
         (line,) = server.log.read_text().splitlines()
         assert "GPT2LMHeadModel" in line
+
+
+def test_a_second_signal_ends_at_once_in_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        worker = psutil.Process(server.worker_pid)
+        (address,) = [part[6:] for part in worker.cmdline() if part.startswith("ipc://")]
+        body = {**STORY, "max_tokens": 2000, "stream": True, "n": 64, "temperature": 1}
+        with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            for _ in range(2):
+                server.process.send_signal(signal.SIGINT)
+                time.sleep(0.1)
+            assert server.process.wait(timeout=5) != 0
+        worker.wait(timeout=5)
+        assert "ended_at_once in_flight=64" in server.log.read_text()
+        assert "Traceback" not in server.log.read_text()
+        assert not os.path.exists(os.path.dirname(address))
