@@ -11,29 +11,20 @@
 
 namespace {
 
-constexpr int TILE = 16;           // keys that lie side by side in the cache
+constexpr int TILE = PANEL;        // keys that lie side by side in the cache
 constexpr int PIECE = 256;         // positions
 constexpr int MAX_TILE_ROWS = 32;  // queries times heads that a task takes through a piece together
 constexpr int MAX_HEAD_DIM = 256;
-constexpr int VECTORS = TILE / LANES;
 constexpr float HIDDEN = -1e30f;  // score of a key that isn't seen; finite, since inf - inf is NaN
 
-// Accumulators that leave registers for the cached numbers, and the most rows at once.
+// The most rows at once.
 #if defined(__AVX512F__)
-constexpr int ACCUMULATORS = 24, MAX_ROWS = 8;
-#elif defined(__AVX2__)
-constexpr int ACCUMULATORS = 12, MAX_ROWS = 6;
-#elif defined(__aarch64__)
-constexpr int ACCUMULATORS = 24, MAX_ROWS = 6;
+constexpr int MAX_ROWS = 8;
+#elif defined(__AVX2__) || defined(__aarch64__)
+constexpr int MAX_ROWS = 6;
 #else
-constexpr int ACCUMULATORS = 8, MAX_ROWS = 2;
+constexpr int MAX_ROWS = 2;
 #endif
-
-// Tiles of keys, or of dimensions, whose sums for that many rows fit into registers.
-constexpr int at_once(int rows) {
-  const int fit = ACCUMULATORS / (rows * VECTORS);
-  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
-}
 
 inline int64_t rounded_up(int64_t n) { return (n + TILE - 1) / TILE * TILE; }
 
@@ -109,7 +100,7 @@ struct Attention {
   void score_rows(int count, const Queries& q, int64_t row, const Cached* const* tiles, int num_tiles,
                   float* scores) const {
     if (count == ROWS) {
-      constexpr int AT_ONCE = at_once(ROWS);
+      constexpr int AT_ONCE = panels_at_once(ROWS);
       const float* from[ROWS];
       for (int r = 0; r < ROWS; ++r) from[r] = query(q, row + r);
       int t = 0;
@@ -167,7 +158,7 @@ struct Attention {
   template <int ROWS = MAX_ROWS>
   void weigh_rows(int count, const Cached* const* tiles, int low, int high, const float* weights, float* value) const {
     if (count == ROWS) {
-      constexpr int AT_ONCE = at_once(ROWS);
+      constexpr int AT_ONCE = panels_at_once(ROWS);
       int64_t d = 0;
       for (; d + AT_ONCE * TILE <= dim_padded; d += AT_ONCE * TILE)
         weigh<ROWS, AT_ONCE>(tiles, low, high, weights, d, value);

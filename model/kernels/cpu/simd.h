@@ -15,13 +15,26 @@
 
 namespace {
 
+// ACCUMULATORS: registers for sums, which leave enough for what is multiplied.
 #if defined(__AVX512F__)
-constexpr int LANES = 16;
+constexpr int LANES = 16, ACCUMULATORS = 24;
 #elif defined(__AVX2__)
-constexpr int LANES = 8;
+constexpr int LANES = 8, ACCUMULATORS = 12;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, ACCUMULATORS = 24;
 #else
-constexpr int LANES = 4;  // SSE2 and NEON
+constexpr int LANES = 4, ACCUMULATORS = 8;
 #endif
+
+// Panels of weights and tiles of keys are this wide.
+constexpr int PANEL = 16;
+constexpr int VECTORS = PANEL / LANES;  // of one panel
+
+// Panels whose sums for that many rows fit into registers.
+constexpr int panels_at_once(int rows) {
+  const int fit = ACCUMULATORS / (rows * VECTORS);
+  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+}
 
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));

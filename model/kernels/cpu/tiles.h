@@ -6,25 +6,16 @@
 
 namespace {
 
-constexpr int PANEL = 16;
-constexpr int VECTORS = PANEL / LANES;  // of one panel
-constexpr int GROUP = 32;               // inputs that share a scale
+constexpr int GROUP = 32;  // inputs that share a scale
 
-// Accumulators that leave registers for weights and inputs, and the most rows of a tile.
+// The most rows of a tile.
 #if defined(__AVX512F__)
-constexpr int ACCUMULATORS = 24, MAX_ROWS = 12;
-#elif defined(__AVX2__)
-constexpr int ACCUMULATORS = 12, MAX_ROWS = 6;
-#elif defined(__aarch64__)
-constexpr int ACCUMULATORS = 24, MAX_ROWS = 6;
+constexpr int MAX_ROWS = 12;
+#elif defined(__AVX2__) || defined(__aarch64__)
+constexpr int MAX_ROWS = 6;
 #else
-constexpr int ACCUMULATORS = 8, MAX_ROWS = 2;
+constexpr int MAX_ROWS = 2;
 #endif
-
-constexpr int panels_at_once(int rows) {
-  const int fit = ACCUMULATORS / (rows * VECTORS);
-  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
-}
 
 // Inputs in one 64-byte line of weights, and to how many of them a row is padded.
 template <Format>
