@@ -9,12 +9,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
-from model.grammar import Grammar, Vocabulary
+from model.grammar import Grammar, Vocabulary, json_term
 from model.schema_fault import find_fault
-
-# Whitespace between JSON's tokens: a space, or a line break with indentation, as pretty-printers write it. Were more
-# allowed, a model that likes spaces would fill its answer with them.
-_WHITESPACE = r"\x20|\x0A(\x20{0,24}|\x09{0,8})"
 
 # Below the library's own, so that what is let in costs little in any step. With a tenth of the fuel the worst mask of
 # an exploding regular expression took 50 ms where it had taken a second; with half the items in a row the worst of an
@@ -189,9 +185,7 @@ def _source(grammar: Grammar) -> str:
 
 
 def _json_source(schema: object, is_lenient: bool) -> str:
-    if isinstance(schema, dict):
-        schema = schema | {"x-guidance": {"whitespace_pattern": _WHITESPACE, "lenient": is_lenient}}
-    return f"start: %json {json.dumps(schema)}" + _OPTIONS
+    return f"start: {json_term(schema, is_lenient)}" + _OPTIONS
 
 
 def _without_anchors(regex: str) -> str:

@@ -1,8 +1,13 @@
 """What a text may look like, and which texts a model's tokens are: plain data, as it crosses process borders."""
 
+import json
 from typing import Literal
 
 import msgspec
+
+# Whitespace between JSON's tokens: a space, or a line break with indentation, as pretty-printers write it. Were more
+# allowed, a model that likes spaces would fill its answer with them.
+_JSON_WHITESPACE = r"\x20|\x0A(\x20{0,24}|\x09{0,8})"
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -13,6 +18,13 @@ class Grammar(msgspec.Struct, frozen=True):
     text: str
     is_lenient: bool = False
     """Of a JSON schema: keywords that can't be enforced are left out, each with a warning, instead of refused."""
+
+
+def json_term(schema: object, is_lenient: bool) -> str:
+    """The JSON values that fit a schema, as a term of a Lark grammar; `is_lenient` as in Grammar."""
+    if isinstance(schema, dict):
+        schema = schema | {"x-guidance": {"whitespace_pattern": _JSON_WHITESPACE, "lenient": is_lenient}}
+    return f"%json {json.dumps(schema)}"
 
 
 class Vocabulary(msgspec.Struct, frozen=True):

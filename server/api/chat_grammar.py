@@ -4,13 +4,13 @@ import json
 from dataclasses import replace
 from typing import NamedTuple
 
-from model.grammar import Grammar
+from model.grammar import Grammar, json_term
 from server.api.grammars import GrammarDoor
 from server.errors import InvalidRequest
 from server.protocol.structured import MAX_GRAMMAR_CHARS, Form, schema_grammar
 from server.protocol.tools import FunctionDefinition, ToolUse
 from server.served import ServedModel
-from server.text.answer_grammar import AnswerRules, Schema, answer_grammar
+from server.text.answer_grammar import AnswerRules, answer_grammar
 from server.text.channels import ChannelPlan
 
 
@@ -35,11 +35,12 @@ async def answer_form(
     if form is not None and not tools.functions and not (is_json and plan.tags is not None):
         # Only a JSON form can be told from thoughts before it: with another one there are none.
         return AnswerForm(form.grammar, replace(plan, tags=None), warnings)
-    schemas = {
-        function.name: _schema(function, path) for function, path in zip(tools.functions, tools.paths, strict=True)
+    parameters = {
+        function.name: _term(_alone(function, path).grammar)
+        for function, path in zip(tools.functions, tools.paths, strict=True)
     }
-    answer = Schema(json.loads(form.grammar.text), form.grammar.is_lenient) if form is not None and is_json else None
-    rules = AnswerRules(plan, schemas, tools.is_required, answer)
+    answer = _term(form.grammar) if form is not None and is_json else None
+    rules = AnswerRules(plan, parameters, tools.is_required, answer)
     text = answer_grammar(rules, model.tokenizer.ids_of(plan.marks))
     if text is None or not (tools.is_required or form is not None or model.tokenizer.has_byte_tokens):
         return AnswerForm(None, plan, warnings)
@@ -71,6 +72,6 @@ def _alone(function: FunctionDefinition, path: str) -> Form:
     return Form(param, schema_grammar(schema, param, is_lenient=not function.strict))
 
 
-def _schema(function: FunctionDefinition, path: str) -> Schema:
-    grammar = _alone(function, path).grammar
-    return Schema(json.loads(grammar.text), grammar.is_lenient)
+def _term(grammar: Grammar) -> str:
+    """A JSON schema as a part of the whole grammar."""
+    return json_term(json.loads(grammar.text), grammar.is_lenient)

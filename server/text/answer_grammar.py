@@ -4,22 +4,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from server.text.channels import ChannelPlan
 
-# Up to this much white space between thoughts and what comes after them, or between JSON's own tokens.
+# Up to this much white space between thoughts and what comes after them.
 _BLANK = r"/[ \n]{0,4}/"
-_JSON_BLANK = r"\x20|\x0A(\x20{0,24}|\x09{0,8})"
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """A JSON schema to keep to."""
-
-    value: Mapping[str, Any] | bool
-    is_lenient: bool
-    """Whether keywords that can't be enforced are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +16,12 @@ class AnswerRules:
     """What an answer must be."""
 
     plan: ChannelPlan
-    parameters: Mapping[str, Schema]
-    """By the name of the tool."""
+    parameters: Mapping[str, str]
+    """By the name of the tool: its arguments, as a term of the grammar."""
     is_required: bool = False
     """Whether it must be a call."""
-    form: Schema | None = None
-    """What it must be if it is not a call."""
+    form: str | None = None
+    """What it must be if it is not a call, as a term of the grammar."""
 
 
 def answer_grammar(rules: AnswerRules, special_ids: Mapping[str, int]) -> str | None:
@@ -71,7 +60,7 @@ class _Writer:
         if "calls" in rest:
             self._calls(self._syntax.opening if self._syntax is not None else ())
         if self._rules.form is not None:
-            self.lines.append(f"form: {_json_rule(self._rules.form)}")
+            self.lines.append(f"form: {self._rules.form}")
 
     def start_with_text(self, mark: str) -> None:
         """Any text, and a call wherever its mark comes."""
@@ -112,8 +101,8 @@ class _Writer:
         self._call_rules("call", syntax.before)
         if first != "call":
             self._call_rules(first, syntax.before[1:])
-        for index, schema in enumerate(self._rules.parameters.values()):
-            self.lines.append(f"arguments_{index}: {_json_rule(schema)}")
+        for index, arguments in enumerate(self._rules.parameters.values()):
+            self.lines.append(f"arguments_{index}: {arguments}")
 
     def _call_rules(self, name: str, before: Sequence[str]) -> None:
         assert self._syntax is not None
@@ -129,13 +118,6 @@ class _Writer:
 
     def _term(self, part: str) -> str:
         return f"<[{self._special_ids[part]}]>" if part in self._special_ids else _quoted(part)
-
-
-def _json_rule(schema: Schema) -> str:
-    value = schema.value
-    if not isinstance(value, bool):
-        value = {**value, "x-guidance": {"whitespace_pattern": _JSON_BLANK, "lenient": schema.is_lenient}}
-    return f"%json {json.dumps(value)}"
 
 
 def _quoted(text: str) -> str:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from model.constraint import Compiler, mask_bytes
-from model.grammar import Grammar, Vocabulary
-from server.text.answer_grammar import AnswerRules, Schema, answer_grammar
+from model.grammar import Grammar, Vocabulary, json_term
+from server.text.answer_grammar import AnswerRules, answer_grammar
 from server.text.channels import ChannelPlan
 from server.text.reasoning import TAGS
 from server.text.tool_formats.registry import FORMATS
@@ -14,10 +14,10 @@ from tests.text.splitting import split
 EOS = 256
 SPECIAL = {"[TOOL_CALLS]": 257, "[ARGS]": 258, "</think>": 259, "<think>": 260}
 PARAMETERS = {
-    "f": Schema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, False),
-    "g": Schema({"type": "object", "properties": {}, "additionalProperties": False}, True),
+    "f": json_term({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, False),
+    "g": json_term({"type": "object", "properties": {}, "additionalProperties": False}, True),
 }
-FORM = Schema({"type": "object", "properties": {"x": {"const": 1}}, "required": ["x"]}, False)
+FORM = json_term({"type": "object", "properties": {"x": {"const": 1}}, "required": ["x"]}, False)
 
 
 @pytest.fixture(scope="module")
