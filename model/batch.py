@@ -28,6 +28,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """0 is off."""
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    """1 is off."""
     repetition_penalty: float = 1.0
     """Over prompt and generated tokens: positive logits divided, negative multiplied (Keskar et al. 2019)."""
     presence_penalty: float = 0.0

@@ -15,7 +15,7 @@ from model.batch import NO_TOKEN, Join
 from model.penalties import History, Penalties, add_bias, forbid, forbidding_table, hold_back, penalise
 from model.random_draw import draw, uniforms
 from model.slot_matchers import TokenMasks
-from model.truncation import min_p_gap, top_k_gap, top_p_gap
+from model.truncation import min_p_gap, surprise_gaps, top_k_gap, top_p_gap
 
 LOGPROB_FLOOR = -9999.0
 """Stands for a probability of zero, whose logarithm is no JSON number."""
@@ -43,6 +43,7 @@ _COLUMNS = np.dtype(
         ("top_k", np.int64),
         ("top_p", np.float64),
         ("min_p", np.float64),
+        ("typical_p", np.float64),
         ("repetition", np.float64),
         ("presence", np.float64),
         ("frequency", np.float64),
@@ -104,6 +105,7 @@ class Sampler:
                 params.top_k if 0 < params.top_k < self._vocab_size else self._vocab_size,
                 params.top_p,
                 params.min_p,
+                params.typical_p,
                 params.repetition_penalty,
                 params.presence_penalty,
                 params.frequency_penalty,
@@ -131,8 +133,8 @@ class Sampler:
 
         logits_RV float32, contiguous, is overwritten. tokens_SL int32: all tokens by slot. Order: log-probabilities of
         the logits as they come; penalties, bias, tokens that `masks` forbid, tokens held back; then the most likely
-        token (the lowest id of equal ones) where the temperature is 0, else temperature, top-k, top-p, min-p and a
-        draw.
+        token (the lowest id of equal ones) where the temperature is 0, else temperature, top-k, top-p, min-p,
+        typical-p and a draw.
         """
         rows = self._rows(slots, num_tokens)
         asking = np.flatnonzero(rows["num_top"] >= 0)
@@ -220,7 +222,7 @@ class Sampler:
         return draw(weights_RV, uniform_R)
 
     def _truncate(self, gaps_RV: Tensor, weights_RV: Tensor, rows: Rows) -> None:
-        """Set the weights of tokens that top-k, then top-p, then min-p exclude to 0."""
+        """Set the weights of tokens that top-k, then top-p, then min-p, then typical-p exclude to 0."""
         if (rows["top_k"] < self._vocab_size).any():
             top_k_R = self._to_device(np.ascontiguousarray(rows["top_k"]))
             _cut(gaps_RV, weights_RV, top_k_gap(gaps_RV, top_k_R))
@@ -230,6 +232,10 @@ class Sampler:
         if (rows["min_p"] > 0).any():
             min_p_R = self._to_device(np.ascontiguousarray(rows["min_p"]))
             _cut(gaps_RV, weights_RV, min_p_gap(min_p_R).float())
+        if (rows["typical_p"] < 1).any():
+            typical_p_R = self._to_device(np.ascontiguousarray(rows["typical_p"]))
+            surprise_RV = surprise_gaps(gaps_RV, weights_RV)
+            _cut(surprise_RV, weights_RV, top_p_gap(surprise_RV, weights_RV, typical_p_R))
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
         # Not blocking: the other kind waits until the device has done all that was asked of it before.

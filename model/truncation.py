@@ -1,8 +1,8 @@
-"""Which tokens top-k, top-p and min-p leave: for each row the largest gap that a token may have.
+"""Which tokens top-k, top-p, min-p and typical-p leave: for each row the largest gap that a token may have.
 
 A token's *gap* is how far its logit lies below the row's largest, divided by the temperature: 0 for the most likely
-token, and its probability is proportional to exp(-gap). All three truncations keep the tokens up to some gap, so
-tokens of equal gap stay or go together and no order among them matters.
+token, and its probability is proportional to exp(-gap). The first three truncations keep the tokens up to some gap, so
+tokens of equal gap stay or go together and no order among them matters. Typical-p is top-p by another gap.
 """
 
 # R rows, V vocabulary, F few most likely tokens, B buckets of a histogram
@@ -17,6 +17,9 @@ _NUM_BUCKETS = 1 << 16
 # Cheap to find on a CPU, and usually enough: top_k is seldom larger, and top_p seldom needs more.
 _FEW = 128
 
+# Beyond this a weight is 0, and infinity times 0 is no number.
+_MAX_GAP = 100.0
+
 
 def top_k_gap(gaps_RV: Tensor, top_k_R: Tensor) -> Tensor:
     """Gap [R] of the k-th most likely token. gaps_RV float32, not negative, no NaN; top_k_R int64 in 1..V."""
@@ -25,9 +28,9 @@ def top_k_gap(gaps_RV: Tensor, top_k_R: Tensor) -> Tensor:
 
 
 def top_p_gap(gaps_RV: Tensor, weights_RV: Tensor, top_p_R: Tensor) -> Tensor:
-    """Largest gap [R] in the smallest set of most likely tokens that together weigh at least `top_p` of their row.
+    """Largest gap [R] in the smallest set of tokens of least gap that together weigh at least `top_p` of their row.
 
-    weights_RV int64, not negative, falling with the gap; top_p_R float64 in 0..1. At least one token is in the set
+    weights_RV int64, not negative; top_p_R float64 in 0..1. At least one token is in the set
     (Holtzman et al. 2020, section 3.1).
     """
     total_R = weights_RV.sum(dim=1)
@@ -39,6 +42,18 @@ def top_p_gap(gaps_RV: Tensor, weights_RV: Tensor, top_p_R: Tensor) -> Tensor:
 def min_p_gap(min_p_R: Tensor) -> Tensor:
     """Largest gap [R] of a token at least `min_p` times as likely as the most likely one. Infinite for 0."""
     return -min_p_R.log()
+
+
+def surprise_gaps(gaps_RV: Tensor, weights_RV: Tensor) -> Tensor:
+    """How far each token's surprise, -log p, lies from the mean surprise of its row, which is the row's entropy.
+
+    Up to these gaps top-p is locally typical sampling (Meister et al. 2022, section 4). The normaliser of p is in both
+    and cancels, so surprise and gap differ alike. weights_RV int64, at most 2^40: the weighted gaps are rounded to
+    integers, since a sum of floats would depend on its order.
+    """
+    weighed_RV = (weights_RV.double() * gaps_RV.clamp(max=_MAX_GAP)).long()
+    mean_R = weighed_RV.sum(dim=1).double() / weights_RV.sum(dim=1).clamp(min=1)
+    return (gaps_RV - mean_R.float().unsqueeze(1)).abs()
 
 
 def _gap_reaching(gaps_RV: Tensor, weights_RV: Tensor, target_R: Tensor) -> Tensor:

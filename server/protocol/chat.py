@@ -11,7 +11,6 @@ from server.protocol.chat_answer import ServiceTierField
 from server.protocol.common import GenerationRequest, Limits, Name, TokenCount
 from server.protocol.metadata import Metadata
 from server.protocol.refused import CHAT
-from server.protocol.structured import Form, ResponseFormat
 from server.protocol.tools import (
     MAX_TOOLS,
     Function,
@@ -167,8 +166,6 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     """The older form of `tools`, which is answered in the older form."""
     function_call: FunctionCallField | None = None
     """The older form of `tool_choice`."""
-    response_format: ResponseFormat | None = None
-    """What form the text must have."""
     prediction: Prediction | None = None
     """What the answer will probably be, for example a file of which it changes a few lines."""
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
@@ -216,10 +213,6 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
         tools = [tool.function for tool in self.tools]
         is_single = not self.parallel_tool_calls
         return choose_tools(tools, self.tool_choice, param="tools", choice_param="tool_choice", is_single=is_single)
-
-    def _forms(self) -> list[Form]:
-        form = None if self.response_format is None else self.response_format.form()
-        return super()._forms() if form is None else [form, *super()._forms()]
 
     def check(self, limits: Limits) -> None:
         """Raise InvalidRequest where fields contradict each other or exceed what the model has."""

@@ -85,6 +85,8 @@ class GenerationRequest(StructuredFields):
     """Draw from the most likely tokens whose probabilities add up to this; 0 is greedy."""
     min_p: float = Field(0.0, ge=0, le=1)
     """Draw from tokens at least this fraction as likely as the most likely one; 0 is off."""
+    typical_p: float = Field(1.0, ge=0, le=1)
+    """Draw from the tokens whose surprise is nearest to the mean, of probabilities that add up to this; 1 is off."""
     top_k: int = Field(0, ge=-1, le=2**31 - 1)
     """Draw from this many of the most likely tokens; 0 and -1 are off."""
     stream: bool = False
@@ -190,6 +192,7 @@ class GenerationRequest(StructuredFields):
             top_k=max(self.top_k, 0),  # -1 is off for vLLM's clients
             top_p=self.top_p if self.top_p > 0 else 1.0,
             min_p=self.min_p,
+            typical_p=self.typical_p,
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,

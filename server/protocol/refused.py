@@ -5,7 +5,6 @@ from server.protocol.wire import Refusal
 _BEAMS = Refusal("there is no beam search; use n or best_of with a temperature")
 
 COMMON: dict[str, Refusal] = {
-    "typical_p": Refusal("use top_p or min_p", (1, 1.0)),
     "spaces_between_special_tokens": Refusal("tokens are joined as the tokenizer joins them", (True,)),
     "bad_words": Refusal("use logit_bias", ([],)),
     "use_beam_search": Refusal(_BEAMS.reason, (False,)),
@@ -15,7 +14,6 @@ COMMON: dict[str, Refusal] = {
 }
 
 COMPLETIONS: dict[str, Refusal] = COMMON | {
-    "response_format": Refusal("use structured_outputs, or /v1/chat/completions", ({"type": "text"},)),
     "messages": Refusal("messages go to /v1/chat/completions"),
 }
 

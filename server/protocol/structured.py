@@ -92,8 +92,10 @@ class StructuredOutputs(WireModel):
 class StructuredFields(WireModel):
     """What completions and chat share."""
 
-    structured_outputs: StructuredOutputs | None = None
+    response_format: ResponseFormat | None = None
     """What form the text must have."""
+    structured_outputs: StructuredOutputs | None = None
+    """The same, with more kinds of forms."""
     guided_json: JsonSchema | str | None = None
     """An older name of `structured_outputs.json`."""
     guided_regex: Regex | None = None
@@ -125,7 +127,9 @@ class StructuredFields(WireModel):
         return forms[0] if forms else None
 
     def _forms(self) -> list[Form]:
-        forms = _forms("guided_", self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar)
+        wanted = None if self.response_format is None else self.response_format.form()
+        forms = [] if wanted is None else [wanted]
+        forms += _forms("guided_", self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar)
         if (outputs := self.structured_outputs) is not None:
             prefix = "structured_outputs."
             forms += _forms(prefix, outputs.json_, outputs.regex, outputs.choice, outputs.grammar)

@@ -116,6 +116,7 @@ EXAMPLES: dict[str, Any] = {
     "top_logprobs": 2,
     "top_p": 0.5,
     "truncate_prompt_tokens": 1,
+    "typical_p": 0.5,
     "user": "someone",
     "verbosity": "high",
 }

@@ -56,8 +56,6 @@ MEANINGS: list[tuple[dict[str, object], Grammar | None]] = [
     ({"structured_outputs": {"choice": ["ü"]}}, Grammar("regex", "\\x{FC}")),
     ({"structured_outputs": {"grammar": 'start: "a"'}}, Grammar("ebnf", 'start: "a"')),
     ({"structured_outputs": {"json_object": True}}, OBJECT),
-]
-CHAT_MEANINGS: list[tuple[dict[str, object], Grammar | None]] = [
     ({"response_format": {"type": "text"}}, None),
     ({"response_format": {"type": "json_object"}}, OBJECT),
     ({"response_format": FORMAT}, OF_SCHEMA),
@@ -74,14 +72,6 @@ def test_each_field_reaches_the_engine_from_both_endpoints(
         assert answer.status_code == 200, answer.text
         assert "x-nexttoken-warnings" not in answer.headers
         assert grammar_of(served) == grammar
-
-
-@pytest.mark.parametrize(("fields", "grammar"), CHAT_MEANINGS)
-def test_response_format_reaches_the_engine_from_chat(
-    served: Served, fields: dict[str, object], grammar: Grammar | None
-) -> None:
-    assert chat(served, **fields).status_code == 200
-    assert grammar_of(served) == grammar
 
 
 REFUSALS = {
@@ -147,13 +137,6 @@ def test_a_response_format_that_contradicts_itself_is_refused(
     served: Served, response_format: dict[str, object], param: str
 ) -> None:
     assert refused(chat(served, response_format=response_format))["param"] == param
-
-
-def test_completions_have_no_response_format_but_text(served: Served) -> None:
-    assert completion(served, response_format={"type": "text"}).status_code == 200
-    error = refused(completion(served, response_format={"type": "json_object"}))
-    assert error["param"] == "response_format"
-    assert "structured_outputs" in error["message"]
 
 
 def test_what_a_schema_that_is_not_strict_leaves_out_is_a_warning(served: Served) -> None:

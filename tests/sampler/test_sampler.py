@@ -53,6 +53,7 @@ all_params = st.builds(
     top_k=st.sampled_from([0, 1, 5, 200, 10**6]),
     top_p=st.sampled_from([1e-10, 0.5, 0.95, 1.0]),
     min_p=st.sampled_from([0.0, 0.02, 1.0]),
+    typical_p=st.sampled_from([0.3, 1.0]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
     presence_penalty=st.sampled_from([0.0, 1.5]),
     frequency_penalty=st.sampled_from([0.0, -0.5]),

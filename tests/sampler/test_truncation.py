@@ -1,4 +1,4 @@
-"""Top-k, top-p and min-p keep the tokens that their definitions name."""
+"""Top-k, top-p, min-p and typical-p keep the tokens that their definitions name."""
 
 import math
 
@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import TypicalLogitsWarper
 
-from model.truncation import min_p_gap, top_k_gap, top_p_gap
+from model.truncation import min_p_gap, surprise_gaps, top_k_gap, top_p_gap
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 700)
@@ -78,3 +79,25 @@ def test_min_p_is_relative_to_the_most_likely_token():
     assert limits[0] == math.inf
     assert math.isclose(math.exp(-limits[1]), 0.1)
     assert limits[2] == 0
+
+
+@given(seeds, st.integers(1, 300), st.booleans(), st.sampled_from([0.05, 0.3, 0.7, 0.95]))
+@settings(max_examples=100, deadline=None)
+def test_typical_p_keeps_what_transformers_keeps(seed, size, with_ties, mass):
+    gaps = random_gaps(seed, size, with_ties)
+    kept_by_them = TypicalLogitsWarper(mass)(torch.zeros(3, 1, dtype=torch.int64), -gaps.double()) > -torch.inf
+    weights = weights_of(gaps)
+    surprise = surprise_gaps(gaps, weights)
+    limits = top_p_gap(surprise, weights, torch.full((3,), mass, dtype=torch.float64))
+    for ours, theirs, distances, limit in zip(surprise <= limits[:, None], kept_by_them, surprise, limits, strict=True):
+        # Tokens as far off as the last one kept are kept too; rounding decides which those are.
+        is_near = (distances - limit).abs() < 1e-5
+        assert (ours == theirs)[~is_near].all()
+        assert theirs[is_near].any() or not is_near.any()
+
+
+def test_tokens_that_cannot_be_drawn_do_not_count_for_typical_p():
+    gaps = torch.tensor([[0.0, 1.0, torch.inf, 30.0]])
+    weights = weights_of(gaps)
+    mean = (math.exp(-1) / (1 + math.exp(-1))) * 1.0
+    assert torch.allclose(surprise_gaps(gaps, weights)[0], (gaps[0] - mean).abs(), atol=1e-5)
