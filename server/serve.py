@@ -24,7 +24,7 @@ from model.families.registry import config_from_directory
 from model.hub import resolve
 from server.banner import banner
 from server.engine.client import EngineClient
-from server.engine.connection import Connection
+from server.engine.connection import Connection, WorkerConnection
 from server.engine.messages import WorkerConfig
 from server.settings import BUNDLED_MODEL, Settings, unknown_variables
 from server.version import VERSION
@@ -55,8 +55,11 @@ class CannotStart(Exception):
     """The server can't start here; the message is for the operator."""
 
 
-def serve(settings: Settings) -> int:
-    """Serve until a signal comes. Returns the process's exit code."""
+Connect = Callable[[WorkerConfig], WorkerConnection]
+
+
+def serve(settings: Settings, connect: Connect = Connection) -> int:
+    """Serve until a signal comes. Returns the process's exit code. `connect` starts a worker."""
     for number in STOP_SIGNALS:
         # Until the service handles them: process 1 would ignore SIGTERM, and Ctrl-C would print a traceback.
         signal.signal(number, _exit)
@@ -65,7 +68,7 @@ def serve(settings: Settings) -> int:
         logger.warning("event=unknown_variable name=%s", name)
     try:
         with contextlib.ExitStack() as cleanup:
-            service = _set_up_service(settings, cleanup)
+            service = _set_up_service(settings, connect, cleanup)
             return uvloop.run(service.run())
     except CannotStart as error:
         return _refuse(str(error), EXIT_CANNOT_START)
@@ -73,18 +76,18 @@ def serve(settings: Settings) -> int:
         return _refuse(str(error), EXIT_CANNOT_SERVE_MODEL)
 
 
-def _set_up_service(settings: Settings, cleanup: contextlib.ExitStack) -> "_Service":
+def _set_up_service(settings: Settings, connect: Connect, cleanup: contextlib.ExitStack) -> "_Service":
     """Everything but the running. Raises CannotStart or ModelError."""
     listener = cleanup.enter_context(_listen(settings.host, settings.port))
     directory = _model_directory(settings)
     config_from_directory(directory)  # what can't be served is known before anything is started
     config = worker_config(settings, directory)
     # The worker starts while the rest is imported and set up here.
-    first = _connect(config)
+    first = _first_connection(connect, config)
     cleanup.callback(first.close)
     connections = iter([first])
     engine = EngineClient(
-        lambda: next(connections, None) or Connection(config),
+        lambda: next(connections, None) or connect(config),
         max_waiting=settings.max_waiting,
         hang_timeout_s=settings.hang_timeout_s,
     )
@@ -244,9 +247,9 @@ def _set_up_logging(level: str) -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-def _connect(config: WorkerConfig) -> Connection:
+def _first_connection(connect: Connect, config: WorkerConfig) -> WorkerConnection:
     try:
-        return Connection(config)
+        return connect(config)
     except OSError as error:
         raise CannotStart(f"the worker's socket needs a writable folder; set TMPDIR to one ({error})") from error
 

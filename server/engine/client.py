@@ -12,7 +12,7 @@ import msgspec
 
 from model.batch import SamplingParams
 from model.grammar import Vocabulary
-from server.engine.connection import Connection, WorkerDied
+from server.engine.connection import WorkerConnection, WorkerDied
 from server.engine.messages import (
     Abort,
     Failed,
@@ -108,7 +108,7 @@ class EngineClient:
     position, so requests go on in the new worker where they stood.
     """
 
-    def __init__(self, connect: Callable[[], Connection], *, max_waiting: int, hang_timeout_s: float) -> None:
+    def __init__(self, connect: Callable[[], WorkerConnection], *, max_waiting: int, hang_timeout_s: float) -> None:
         """`max_waiting`: sequences accepted beyond those that can run at once. `hang_timeout_s`: longest silence of a
         worker that has work before it is taken for dead."""
         self.model: ModelInfo | None = None
@@ -135,7 +135,7 @@ class EngineClient:
         self._next_id = 0
         self._lookups: dict[int, asyncio.Future[int]] = {}
         self._next_lookup = 0
-        self._connection: Connection | None = None
+        self._connection: WorkerConnection | None = None
         """To a worker that takes requests; None while it starts, and when it died."""
         self._ready_at: float | None = None
         """When the present worker became ready."""
@@ -307,7 +307,7 @@ class EngineClient:
             await asyncio.sleep(RESTART_DELAYS_S[deaths - 1])
             self._num_restarts += 1
 
-    async def _follow(self, connection: Connection) -> None:
+    async def _follow(self, connection: WorkerConnection) -> None:
         """Take in what the worker says until it dies (WorkerDied) or can't start (phase dead)."""
         last_heard = asyncio.get_running_loop().time()
         while True:
@@ -332,7 +332,7 @@ class EngineClient:
                     self._give_up(message.reason)
                     return
 
-    def _become_ready(self, connection: Connection, model: ModelInfo) -> None:
+    def _become_ready(self, connection: WorkerConnection, model: ModelInfo) -> None:
         self._connection, self._ready_at = connection, asyncio.get_running_loop().time()
         self.model = model
         self._stats = NO_STATS

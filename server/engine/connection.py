@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 import zmq
@@ -26,6 +26,28 @@ EXIT_GRACE_S = 5.0
 
 class WorkerDied(Exception):
     """The worker process ended, or must be taken for dead; the text says how."""
+
+
+class WorkerConnection(Protocol):
+    """What the client needs of a connection to a worker. Entering it makes it usable, leaving it ends the worker."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def send(self, message: ToWorker) -> None:
+        """Queue a message for the worker."""
+
+    async def receive(self, timeout_s: float) -> FromWorker | None:
+        """The next message, or None if none came in time. Raises WorkerDied when the worker has ended."""
+
+    def kill(self) -> None:
+        """End the worker at once."""
+
+    def close(self) -> None:
+        """End the worker, if it still runs. For a connection that was never entered, too."""
 
 
 class Connection:

@@ -1,0 +1,89 @@
+"""Main of a client process: sends its share of a load and says what it saw.
+
+    python -m server.bench.load
+
+reads a LoadPlan from its input, warms the server up, writes a line, waits for a line, and writes what it saw.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+import uvloop
+
+from server.bench.answer import Seen, ask
+from server.bench.http import Connections, Target
+from server.bench.workload import Common, Message, Session
+
+
+class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process does."""
+
+    base_url: str
+    api_key: str
+    common: Common
+    warm_up: list[Session]
+    sessions: list[Session]
+    concurrency: int
+    """Sessions at once, in a closed loop: each user's next request waits for its last answer."""
+    arrivals: list[float] | None = None
+    """For an open loop: when each session begins, in seconds from the start, however the server keeps up."""
+
+
+async def run_sessions(plan: LoadPlan, connections: Connections, started_at: float) -> list[Seen]:
+    """Send all sessions of the plan; the start is by the monotonic clock. Never raises for a request that fails."""
+    results: list[Seen] = []
+    if plan.arrivals is not None:
+        # Not one task that walks through the arrivals: a late one would make the next late.
+        starts = zip(plan.sessions, plan.arrivals, strict=True)
+        await asyncio.gather(
+            *(_run_at(plan.common, session, connections, started_at + at, results) for session, at in starts)
+        )
+        return results
+    waiting = iter(plan.sessions)
+    users = (_run_all(plan.common, waiting, connections, results) for _ in range(plan.concurrency))
+    await asyncio.gather(*users)
+    return results
+
+
+async def _run_all(common: Common, waiting: Iterator[Session], connections: Connections, results: list[Seen]) -> None:
+    for session in waiting:
+        await _run(common, session, connections, time.monotonic(), results)
+
+
+async def _run_at(
+    common: Common, session: Session, connections: Connections, due_at: float, results: list[Seen]
+) -> None:
+    await asyncio.sleep(due_at - time.monotonic())
+    await _run(common, session, connections, due_at, results)
+
+
+async def _run(common: Common, session: Session, connections: Connections, due_at: float, results: list[Seen]) -> None:
+    history: list[Message] = []
+    for turn in session.turns:
+        seen, text = await ask(connections, common.request(turn, history), due_at)
+        results.append(seen)
+        if seen.error:
+            return
+        history += [*turn.messages, {"role": "assistant", "content": text}]
+        due_at = seen.ended_at
+
+
+async def _main() -> None:
+    plan = msgspec.json.decode(sys.stdin.buffer.readline(), type=LoadPlan)
+    connections = Connections(Target.parse(plan.base_url, plan.api_key))
+    warm_up = msgspec.structs.replace(plan, sessions=plan.warm_up, arrivals=None)
+    failed = [seen.error for seen in await run_sessions(warm_up, connections, time.monotonic()) if seen.error]
+    sys.stdout.buffer.write(msgspec.json.encode(failed[:1]) + b"\n")
+    sys.stdout.buffer.flush()
+    start_line = sys.stdin.buffer.readline()
+    if start_line:  # else the parent has given up
+        results = await run_sessions(plan, connections, float(start_line))
+        sys.stdout.buffer.write(msgspec.msgpack.encode(results))
+    connections.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(_main())

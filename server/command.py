@@ -1,0 +1,63 @@
+"""A command of the command line: its parser, whose faults are one line each, and the ways it can end badly."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+EXIT_FAILED = 1
+EXIT_BAD_USE = 2
+
+
+class BadUse(Exception):
+    """Wrong arguments."""
+
+    def __init__(self, *lines: str) -> None:
+        """What is wrong, a line for each fault, naming the flag."""
+        super().__init__(*lines)
+        self.lines = lines
+
+
+class CommandFailed(Exception):
+    """The command could not do its work; the text is one line that says why."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's parser; commands within it have parsers of this class, too.
+
+    Its defaults are `command`, itself, and `run`, which takes the options, returns the exit code and may raise BadUse
+    or CommandFailed.
+    """
+
+    def run(self, arguments: Sequence[str] | None) -> int:
+        """Run the command that the arguments name. Returns the exit code; ends the process for wrong arguments."""
+        options, unknown = self.parse_known_args(arguments)
+        command: Parser = options.command
+        if unknown:
+            known = [flag for action in command._actions for flag in action.option_strings]
+            command.refuse([f"unknown {argument}{suggestion(argument, known)}" for argument in unknown])
+        try:
+            code: int = options.run(options)
+        except BadUse as fault:
+            command.refuse(fault.lines)
+        except CommandFailed as failure:
+            print(f"{command.prog}: {failure}", file=sys.stderr)
+            return EXIT_FAILED
+        return code
+
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse prints all flags before it."""
+        self.refuse([message])
+
+    def refuse(self, lines: Sequence[str]) -> NoReturn:
+        """Say what is wrong and end."""
+        for line in lines:
+            print(f"{self.prog}: {line}", file=sys.stderr)
+        sys.exit(EXIT_BAD_USE)
+
+
+def suggestion(flag: str, known: Sequence[str]) -> str:
+    """The end of a sentence about an unknown flag: the known one that is most like it, if one is."""
+    found = difflib.get_close_matches(flag.partition("=")[0], known, n=1)
+    return f", did you mean {found[0]}?" if found else ""
