@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from model.grammar import Grammar
+from model.thinking import ThinkingBudget
 
 if TYPE_CHECKING:
     from model.constraint import Constraint
@@ -50,6 +51,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     grammar: Grammar | None = None
     """What the text must match when it ends by itself. It decides where it may end: `ignore_eos` changes nothing then,
     and `min_tokens` holds back an end only while something else may follow."""
+    thinking: ThinkingBudget | None = None
+    """When its thoughts end at the latest. Needs a grammar, if only one that allows everything."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -73,7 +76,7 @@ class Join:
     """Which of the request's choices this is: part of the key of its random draws."""
     params: SamplingParams
     constraint: "Constraint | None" = None
-    """The compiled `params.grammar`."""
+    """The compiled `params.grammar`, which `params.thinking` narrows."""
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.grammar import Grammar, Vocabulary, json_term
 from model.schema_fault import find_fault
+from model.thinking import ThinkingBudget, Thoughts
 
 # Below the library's own, so that what is let in costs little in any step. With a tenth of the fuel the worst mask of
 # an exploding regular expression took 50 ms where it had taken a second; with half the items in a row the worst of an
@@ -46,9 +47,10 @@ class DeadEnd(MatchError):
 class Matcher:
     """One text that is being written, and what its grammar allows next."""
 
-    def __init__(self, constraint: "Constraint", matcher: LLMatcher) -> None:
+    def __init__(self, constraint: "Constraint", matcher: LLMatcher, thoughts: Thoughts | None) -> None:
         self.constraint = constraint
         self._matcher = matcher
+        self._thoughts = thoughts
 
     def write_mask(self, row_W: NDArray[np.uint8]) -> None:
         """Write which tokens may come next, whole: bit i % 8 of byte i // 8 for token i. Raises MatchError.
@@ -58,11 +60,16 @@ class Matcher:
         assert row_W.flags["C_CONTIGUOUS"]
         self._matcher.unsafe_compute_mask_ptr(row_W.ctypes.data, row_W.nbytes)
         self._check()
+        if self._thoughts is not None:
+            self._thoughts.narrow(row_W)
 
     def take(self, token_ids: Sequence[int]) -> None:
         """Go on by these tokens. Raises MatchError."""
         if not self._matcher.consume_tokens(list(token_ids)):
             self._check()
+        if self._thoughts is not None:
+            for token_id in token_ids:
+                self._thoughts.take(token_id)
 
     @property
     def is_complete(self) -> bool:
@@ -80,16 +87,18 @@ class Matcher:
 class Constraint:
     """A compiled grammar, from which any number of texts start."""
 
-    def __init__(self, matcher: LLMatcher, eos_ids: frozenset[int], warnings: list[str]) -> None:
-        self.eos_ids = eos_ids
+    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary, warnings: list[str]) -> None:
+        self.eos_ids = frozenset(vocabulary.eos_ids)
         self.warnings = warnings
         self.is_spent = False
         """Whether a limit was met in following it: compile it again for the next request."""
         self._matcher = matcher
+        self._tokens = vocabulary.tokens
 
-    def start(self, token_ids: Sequence[int] = ()) -> Matcher:
+    def start(self, token_ids: Sequence[int] = (), thinking: ThinkingBudget | None = None) -> Matcher:
         """A text that begins with these tokens. Raises MatchError if the grammar forbids them."""
-        matcher = Matcher(self, self._matcher.deep_copy())
+        thoughts = None if thinking is None else Thoughts(thinking, self._tokens)
+        matcher = Matcher(self, self._matcher.deep_copy(), thoughts)
         if token_ids:
             matcher.take(token_ids)
         return matcher
@@ -99,7 +108,7 @@ class Compiler:
     """Compiles grammars for one model's tokens."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._eos_ids = frozenset(vocabulary.eos_ids)
+        self._vocabulary = vocabulary
         self._num_tokens = len(vocabulary.tokens)
         self._tokenizer = LLTokenizer(
             _Tokens(vocabulary),  # type: ignore[arg-type]  # what the library's own wrapper offers, without a base class
@@ -112,7 +121,7 @@ class Compiler:
         matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(self._explain(grammar, matcher.get_error()))
-        return Constraint(matcher, self._eos_ids, [_clean(text) for text in matcher.get_grammar_warnings()])
+        return Constraint(matcher, self._vocabulary, [_clean(text) for text in matcher.get_grammar_warnings()])
 
     def try_out(self, constraint: Constraint) -> None:
         """Write beginnings of texts, to find what compiles and can't be followed. Raises GrammarError."""

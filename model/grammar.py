@@ -20,6 +20,10 @@ class Grammar(msgspec.Struct, frozen=True):
     """Of a JSON schema: keywords that can't be enforced are left out, each with a warning, instead of refused."""
 
 
+ANYTHING = Grammar("ebnf", "start: <[*]>*")
+"""Allows every token everywhere."""
+
+
 def json_term(schema: object, is_lenient: bool) -> str:
     """The JSON values that fit a schema, as a term of a Lark grammar; `is_lenient` as in Grammar."""
     if isinstance(schema, dict):

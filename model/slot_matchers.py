@@ -43,7 +43,8 @@ class SlotMatchers:
             if join.constraint is None:
                 continue
             try:
-                self._matchers[join.slot] = join.constraint.start(join.token_ids[join.num_prompt :])
+                generated = join.token_ids[join.num_prompt :]
+                self._matchers[join.slot] = join.constraint.start(generated, join.params.thinking)
             except MatchError:
                 self._failed.add(join.slot)
 

@@ -60,6 +60,11 @@ class ServedModel:
         """Whether each token has a text of its own, whatever its neighbours are, and a text can end."""
         return self.tokenizer.has_byte_tokens and bool(self.info.eos_token_ids or self.tokenizer_eos_ids)
 
+    @property
+    def can_bound_thoughts(self) -> bool:
+        """Whether its thoughts can be told from its answer while it writes, and so be ended."""
+        return self.dialect.tags is not None and self.follows_grammars
+
     def vocabulary(self, info: ModelInfo) -> Vocabulary | None:
         """The model's tokens as text, for grammars; None for a model that can't follow any."""
         if not self.follows_grammars:

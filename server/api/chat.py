@@ -7,6 +7,7 @@ from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response
 
+from model.grammar import ANYTHING
 from server.api.answers import respond
 from server.api.chat_grammar import answer_form
 from server.api.chat_shape import ChatShape
@@ -16,6 +17,7 @@ from server.api.generation import Prompt
 from server.api.openapi import gives, reads
 from server.api.prompts import encode_conversation, off_loop
 from server.api.stored_chats import keeper
+from server.api.thinking import thinking_budget
 from server.errors import InvalidRequest
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.chat_answer import ChatCompletion, ChatCompletionChunk
@@ -51,7 +53,10 @@ def chat_router(api: ApiContext) -> APIRouter:
         channels = _channels(model.dialect, tools, encoded.is_thinking)
         form = await answer_form(api.grammars, model, channels, tools, body.form())
         exchange_of(request).warnings += form.warnings
-        params = structs.replace(body.sampling_params(len(token_ids), limits), grammar=form.grammar)
+        params = body.sampling_params(len(token_ids), limits)
+        thinking = thinking_budget(model, body, form.plan, params.max_tokens)
+        grammar = form.grammar or (ANYTHING if thinking is not None else None)
+        params = structs.replace(params, grammar=grammar, thinking=thinking)
         prompt = Prompt(token_ids, params, prediction_ids=await _prediction(model, body))
         run = api.run(request, body, model, [prompt], form.plan)
         return await respond(api, request, run, ChatShape(body, model, exchange_of(request).warnings), keep)

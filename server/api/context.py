@@ -95,7 +95,9 @@ class ApiContext:
         _check_size(body, prompts)
         _check_places(len(prompts), body, model.info.max_num_seqs + self.settings.max_waiting)
         if body.allowed_token_ids and any(prompt.params.grammar is not None for prompt in prompts):
-            raise InvalidRequest("not together with a form that the text must have", param="allowed_token_ids")
+            raise InvalidRequest(
+                "not together with a form that the text must have, or an end of its thoughts", param="allowed_token_ids"
+            )
         exchange = exchange_of(request)
         exchange.request_id = body.request_id or exchange.request_id
         exchange.log_fields |= {

@@ -53,7 +53,7 @@ async def encode_conversation(model: ServedModel, body: Conversation) -> Encoded
     """Renders messages and tools. Raises InvalidRequest with the template's words, ContextLengthExceeded."""
     dialect = model.dialect
     tools = _tools(dialect, body.tool_use)
-    kwargs = _effort(dialect, body.reasoning_effort) | _verbosity(dialect, body.verbosity) | body.chat_template_kwargs
+    kwargs = _effort(model, body.reasoning_effort) | _verbosity(dialect, body.verbosity) | body.chat_template_kwargs
     num_chars = sum(len(message.text) for message in body.messages)
 
     def render_and_encode() -> EncodedConversation:
@@ -87,13 +87,15 @@ def _tools(dialect: Dialect, use: ToolUse) -> list[dict[str, Any]]:
     return [function.for_template() for function in use.functions]
 
 
-def _effort(dialect: Dialect, effort: str | None) -> dict[str, JsonValue]:
+def _effort(model: ServedModel, effort: str | None) -> dict[str, JsonValue]:
     if effort is None:
         return {}
-    variables = dialect.effort(effort)
-    if variables is None:
+    variables = model.dialect.effort(effort)
+    if not variables and effort != "medium" and not model.can_bound_thoughts:
         raise InvalidRequest(
-            f"{effort!r} makes no difference to this model: its chat template can't be told", param="reasoning_effort"
+            f"{effort!r} makes no difference to this model: its chat template can't be told, and it has no tags around "
+            "its thoughts",
+            param="reasoning_effort",
         )
     return variables
 

@@ -104,7 +104,8 @@ class Conversation(WireModel):
     tools: list[Tool] = Field([], max_length=MAX_TOOLS, fail_fast=True)
     """What the model may call."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    """How much to think, for chat templates that know it or can switch thinking off (`none`)."""
+    """How much to think: told to chat templates that know it or can switch thinking off (`none`), and a share of the
+    answer's tokens after which thoughts in tags are ended. `thinking_token_budget` goes before that share."""
     verbosity: Literal["low", "medium", "high"] | None = None
     """How long the answer is to be, for chat templates that know it; `medium` is taken by all."""
     add_special_tokens: bool | None = None
@@ -126,6 +127,9 @@ class Conversation(WireModel):
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidRequest("not together with add_generation_prompt", param="continue_final_message")
 
+
+# The part of an answer's tokens that may be thoughts.
+_THINKING_SHARES = {"none": 0.0, "minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8, "xhigh": 0.9, "max": 0.95}
 
 # Further apart than any two values of `priority`.
 _TIER_PRIORITIES = {"priority": -10_000, "flex": 10_000}
@@ -166,6 +170,8 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     """The older form of `tools`, which is answered in the older form."""
     function_call: FunctionCallField | None = None
     """The older form of `tool_choice`."""
+    thinking_token_budget: TokenCount | None = None
+    """After so many tokens of thoughts their closing tag is forced, for models with tags around their thoughts."""
     prediction: Prediction | None = None
     """What the answer will probably be, for example a file of which it changes a few lines."""
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
@@ -181,6 +187,12 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     def wanted_tokens(self) -> int | None:
         """`max_tokens` is the older name."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def max_thinking(self, max_tokens: int) -> int | None:
+        """Most tokens of thoughts in an answer of `max_tokens`; None if nothing was asked for."""
+        if self.thinking_token_budget is not None or self.reasoning_effort is None:
+            return self.thinking_token_budget
+        return int(max_tokens * _THINKING_SHARES[self.reasoning_effort])
 
     @property
     def used_tier(self) -> ServiceTierField:

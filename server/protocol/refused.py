@@ -2,6 +2,7 @@
 
 from server.protocol.wire import Refusal
 
+_THOUGHTS = Refusal("use reasoning_effort, or thinking_token_budget for a number of tokens")
 _BEAMS = Refusal("there is no beam search; use n or best_of with a temperature")
 
 COMMON: dict[str, Refusal] = {
@@ -24,6 +25,9 @@ CHAT: dict[str, Refusal] = COMMON | {
     "moderation": Refusal("answers are not moderated"),
     "prompt_cache_retention": Refusal("cached prompts stay in memory while there is room", ("in_memory",)),
     "prompt_cache_options": Refusal("prompts are cached without being asked", ({}, {"mode": "implicit"})),
+    "reasoning": _THOUGHTS,
+    "thinking": _THOUGHTS,
+    "thinking_budget": _THOUGHTS,
     "chat_template": Refusal("templates come with the model, never with a request"),
     "documents": Refusal("put the documents into a message", ([],)),
     "mm_processor_kwargs": Refusal("the model reads text only", ({},)),

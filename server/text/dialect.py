@@ -37,12 +37,17 @@ class Dialect:
             return with_tools_in_text(messages, tools)
         return [_with_ids(message, self.tool_format) for message in messages] if self.tool_format else list(messages)
 
-    def effort(self, effort: str) -> dict[str, Any] | None:
-        """The template's variables for a `reasoning_effort`; None if it has none that makes the difference."""
-        found: dict[str, Any] = {name: effort != "none" for name in _SWITCHES if name in self.variables}
+    @property
+    def switches(self) -> list[str]:
+        """The template's variables that switch thinking on and off."""
+        return [name for name in _SWITCHES if name in self.variables]
+
+    def effort(self, effort: str) -> dict[str, Any]:
+        """The template's variables for a `reasoning_effort`; none if it has none that makes the difference."""
+        found: dict[str, Any] = dict.fromkeys(self.switches, effort != "none")
         if "reasoning_effort" in self.variables and effort != "none":
             found["reasoning_effort"] = effort
-        return found or ({} if effort == "medium" else None)
+        return found
 
 
 def dialect_of(template: ChatTemplate, tool_call_parser: str = "auto", reasoning_parser: str = "auto") -> Dialect:

@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "fields.md"
 TOKENIZER = byte_tokenizer("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 TEXT = "Grüße<|start|>, 世界!"
 TEMPLATE = (
-    "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}{{ verbosity }} {{ enable_thinking }}"
+    "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}{{ verbosity }} {{ enable_thinking }}{# </think> #}"
     "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
@@ -110,6 +110,7 @@ EXAMPLES: dict[str, Any] = {
     "structured_outputs.regex": "a",
     "suffix": "cd",
     "temperature": 0.5,
+    "thinking_token_budget": 5,
     "tool_choice": "none",
     "tools": TOOLS["tools"],
     "top_k": 3,

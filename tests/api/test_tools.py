@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.batch import SamplingParams
+from model.thinking import ThinkingBudget
 from server.app import create_app
 from server.served import ServedModel, ServedModels
 from server.settings import Settings
@@ -375,6 +377,66 @@ def test_effort_that_the_template_cannot_be_told_is_refused() -> None:
     served = tool_server("Hi", "plain")
     assert ask(served, PATH, {**body, "reasoning_effort": "medium"}).status_code == 200
     assert refused(ask(served, PATH, {**body, "reasoning_effort": "none"}))["param"] == "reasoning_effort"
+
+
+def budget_of(served: Served, **fields: Any) -> ThinkingBudget | None:
+    """What the engine is told of thoughts."""
+    chat(served, **fields)
+    params = served.engine.calls[-1][1]
+    assert isinstance(params, SamplingParams)
+    assert params.thinking is None or params.grammar is not None
+    return params.thinking
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({}, None),
+        ({"reasoning_effort": "none"}, 0),
+        ({"reasoning_effort": "minimal"}, 10),
+        ({"reasoning_effort": "low"}, 20),
+        ({"reasoning_effort": "medium"}, 50),
+        ({"reasoning_effort": "high"}, 80),
+        ({"reasoning_effort": "xhigh"}, 90),
+        ({"reasoning_effort": "max"}, 95),
+        ({"thinking_token_budget": 7}, 7),
+        ({"thinking_token_budget": 0, "reasoning_effort": "max"}, 0),
+        ({"thinking_token_budget": 100}, None),
+        ({"thinking_token_budget": 7, "tools": TOOLS}, 7),
+        ({"thinking_token_budget": 7, "tools": TOOLS, "tool_choice": "required"}, 7),
+        ({"thinking_token_budget": 7, "response_format": {"type": "json_object"}}, 7),
+        ({"thinking_token_budget": 7, "guided_regex": "a+"}, None),
+    ],
+)
+def test_an_effort_or_a_number_bounds_the_thoughts(fields: dict[str, Any], most: int | None) -> None:
+    served = tool_server("Hm.</think>Yes.", "plain", reasoning_parser="think")
+    budget = budget_of(served, max_tokens=100, **fields)
+    assert (budget and budget.max_tokens) == most
+    assert budget is None or TOKENIZER.decode(budget.closing_ids) == budget.closing.decode() == "</think>"
+
+
+def test_a_budget_knows_whether_the_prompt_opens_the_thoughts() -> None:
+    served = tool_server("Hm.</think>Yes.", "thinking")
+    for effort, is_open in (("high", True), ("none", None)):
+        budget = budget_of(served, reasoning_effort=effort)
+        assert (budget and budget.is_open) == is_open
+    budget = budget_of(served, thinking_token_budget=0)
+    assert budget is not None
+    assert not budget.is_open
+
+
+@pytest.mark.parametrize(
+    ("template", "fields", "param"),
+    [
+        ("plain", {"thinking_token_budget": 3}, "thinking_token_budget"),
+        ("thinking", {"thinking_token_budget": -1}, "thinking_token_budget"),
+        ("thinking", {"thinking_token_budget": 3, "ignore_eos": True}, "ignore_eos"),
+        ("thinking", {"reasoning_effort": "low", "allowed_token_ids": [65]}, "allowed_token_ids"),
+    ],
+)
+def test_a_budget_that_can_not_be_kept_is_refused(template: str, fields: dict[str, Any], param: str) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], **fields}
+    assert refused(ask(tool_server("x", template), PATH, body))["param"] == param
 
 
 PIECES = st.lists(

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from model.batch import SamplingParams
-from model.grammar import Grammar, Vocabulary
+from model.grammar import ANYTHING, Grammar, Vocabulary
+from model.thinking import ThinkingBudget
 from server.engine.engine import Engine
 from server.engine.grammars import ConstraintCache
 from tests.constraint.walks import compiled
@@ -52,6 +53,8 @@ SCHEMA = {
     "additionalProperties": False,
 }
 OF_SCHEMA = Grammar("json_schema", json.dumps(SCHEMA))
+THINKING = ThinkingBudget(9, b"<t>", b"</t>", tuple(TOKENS.index(letter) for letter in (b"<", b"/", b"t", b">")), True)
+RULES = {"grammar": {"grammar": OF_SCHEMA}, "budget": {"grammar": ANYTHING, "thinking": THINKING}}
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +150,9 @@ def test_is04_slots_that_grammars_have_left_are_free(directory: Path) -> None:
             assert alone(engine, prompt(5), GREEDY).token_ids == expected.token_ids
 
 
-def test_a_preempted_text_goes_on_in_its_grammar(directory: Path) -> None:
-    params = SamplingParams(max_tokens=60, grammar=OF_SCHEMA, seed=5)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_preempted_text_goes_on_in_its_grammar(directory: Path, rule: str) -> None:
+    params = SamplingParams(max_tokens=60, seed=5, **RULES[rule])
     expected = alone(engine_with_tokens(directory), prompt(20), params)
     engine = engine_with_tokens(directory, num_blocks=MAX_MODEL_LEN // BLOCK)
     together = run(engine, [*neighbours(14), request(prompt(20), params)])
@@ -157,8 +161,9 @@ def test_a_preempted_text_goes_on_in_its_grammar(directory: Path) -> None:
     assert together[0].reason == expected.reason
 
 
-def test_a_text_goes_on_in_its_grammar_in_a_new_engine(directory: Path) -> None:
-    params = SamplingParams(max_tokens=60, grammar=OF_SCHEMA, seed=5)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_text_goes_on_in_its_grammar_in_a_new_engine(directory: Path, rule: str) -> None:
+    params = SamplingParams(max_tokens=60, seed=5, **RULES[rule])
     expected = alone(engine_with_tokens(directory), prompt(20), params)
     for num_emitted in range(0, len(expected.token_ids) - 1, 5):
         emitted = expected.token_ids[:num_emitted]
@@ -173,6 +178,15 @@ def test_choices_of_one_request_each_follow_the_grammar(directory: Path) -> None
     texts = [text_of(one) for one in results.values()]
     assert all(re.fullmatch("[a-d]{6}", text) for text in texts)
     assert len(set(texts)) > 1
+
+
+def test_the_thoughts_of_each_choice_end_by_themselves_or_when_their_budget_is_used_up(directory: Path) -> None:
+    params = SamplingParams(max_tokens=40, temperature=2.0, seed=1, **RULES["budget"])
+    results = run(engine_with_tokens(directory), [request(prompt(5), params, n=5)])
+    for one in results.values():
+        begun = one.token_ids[: THINKING.max_tokens + len(THINKING.closing_ids)]
+        assert THINKING.closing in b"".join(TOKENS[i] for i in begun) or set(EOS) & set(begun)
+    assert any(len(one.token_ids) > 20 for one in results.values()), "and the text goes on"
 
 
 @pytest.mark.parametrize("vocabulary", [None, VOCABULARY])
