@@ -15,6 +15,8 @@ _SHOWN_OF_ERROR = 300
 class Seen(msgspec.Struct):
     """What the client saw of one request. Times are the machine's monotonic clock, the same in every process."""
 
+    max_tokens: int
+    """As many were asked for."""
     due_at: float
     """When it was to be sent; what the client was late by counts as the server's."""
     text_times: list[float] = []
@@ -36,6 +38,11 @@ class Request(msgspec.Struct, frozen=True):
 
     path: Literal["/v1/completions", "/v1/chat/completions"]
     body: dict[str, Any]
+
+    @property
+    def max_tokens(self) -> int:
+        """As many are asked for."""
+        return int(self.body["max_tokens"])
 
 
 class _Details(msgspec.Struct):
@@ -74,7 +81,7 @@ async def ask(connections: Connections, request: Request, due_at: float) -> tupl
 
     Thoughts count as tokens and are no text.
     """
-    seen = Seen(due_at)
+    seen = Seen(request.max_tokens, due_at)
     answer = _Answer(seen)
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):

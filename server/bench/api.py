@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from server.bench.answer import Seen
-from server.bench.clients import LoadFailed, duration, run_load
+from server.bench.clients import LoadFailed, run_load
 from server.bench.instant import MAX_STREAMS as MAX_STREAMS
 from server.bench.load import LoadPlan
 from server.bench.null_server import null_server
 from server.bench.percentiles import percentile
+from server.bench.summary import duration
 from server.bench.table import table
 from server.bench.workload import Common, Shape, drawn
 from server.settings import variable
@@ -77,8 +78,8 @@ def _plan(url: str, streams: int, num_tokens: int) -> LoadPlan:
         base_url=url,
         api_key="",
         common=Common("nexttoken-tiny", ignores_eos=True),
-        warm_up=drawn(shape, streams, seed=1),
-        sessions=drawn(shape, streams * _ROUNDS, seed=0),
+        warm_up=drawn(shape, streams, "warm-up"),
+        sessions=drawn(shape, streams * _ROUNDS, "measured"),
         concurrency=streams,
     )
 

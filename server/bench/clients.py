@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import IO
 
@@ -45,11 +44,6 @@ def shares(plan: LoadPlan, count: int) -> list[LoadPlan]:
         )
         for number in range(count)
     ]
-
-
-def duration(results: Sequence[Seen]) -> float:
-    """Seconds from the first request's time to the last answer's end."""
-    return max(seen.ended_at for seen in results) - min(seen.due_at for seen in results)
 
 
 class _Client:

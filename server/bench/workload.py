@@ -73,7 +73,7 @@ class Common(msgspec.Struct, frozen=True):
         return Request("/v1/completions", body | {"prompt": turn.prompt})
 
 
-def drawn(shape: Shape, num_sessions: int, seed: int) -> list[Session]:
+def drawn(shape: Shape, num_sessions: int, seed: str) -> list[Session]:
     """Sessions of random prompts, the same for the same seed, no two of them alike beyond their prefix."""
     # The prefix is the same for every seed, so that what warms up warms it.
     prefix = _draw(random.Random("prefix"), shape.prefix_len, shape)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server import cli
+from tests.e2e.server_process import running_server
 
 
 def bench(*arguments: str) -> str:
@@ -21,9 +22,23 @@ def bench(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["api", "--streams", "1,x"], "nexttoken bench api: argument --streams: 'x' is no whole number above 0"),
+        (["api", "--streams", "1,x"], "nexttoken bench api: argument --streams: 'x' is no whole number"),
+        (["api", "--streams", "0"], "nexttoken bench api: argument --streams: '0' is no whole number above 0"),
         (["api", "--streams", "5000"], "nexttoken bench api: --streams 5000 is more than 4096"),
         (["api", "--streems", "1"], "nexttoken bench api: unknown --streems, did you mean --streams?"),
+        (
+            ["serve", "--base-url", "localhost:8000"],
+            "nexttoken bench serve: --base-url: 'localhost:8000' is no http://",
+        ),
+        (["serve", "--rate", "1,0"], "nexttoken bench serve: argument --rate: '0' is no number above 0"),
+        (["serve", "--rate", "1", "--concurrency", "1"], "nexttoken bench serve: --rate and --concurrency"),
+        (["serve", "--arrivals", "fixed"], "nexttoken bench serve: --arrivals spreads requests in time, which needs"),
+        (["serve", "--slo", "ttf=1"], "nexttoken bench serve: argument --slo: 'ttf' is none of ttft, tpot, e2e"),
+        (["serve", "--slo", "ttft=-1"], "nexttoken bench serve: argument --slo: '-1' is no number above 0"),
+        (["serve", "--prefix-len", "128"], "nexttoken bench serve: --prefix-len 128 leaves nothing of --input-len 128"),
+        (["serve", "--processes", "2"], "nexttoken bench serve: --processes 2 is more than --concurrency 1"),
+        (["serve", "--file", "x", "--turns", "2"], "nexttoken bench serve: --file holds the prompts"),
+        (["serve", "--model", "m", "--file", "no/such/file"], "nexttoken bench serve: --file: "),
         (["nothing"], "nexttoken bench: argument WHAT: invalid choice: 'nothing'"),
     ],
 )
@@ -42,3 +57,38 @@ def test_bench_api_sends_each_token_of_each_stream_in_a_chunk_of_its_own(tmp_pat
     assert (one["streams"], four["streams"]) == (1, 4)
     assert four["chunks_per_s"] == four["tokens_per_s"] > 0
     assert [line.split()[0] for line in text.splitlines()] == ["streams", "1", "4"]
+
+
+def test_bench_serve_sweeps_and_writes_a_table_data_and_a_plot(tmp_path: Path) -> None:
+    with running_server(tmp_path, "--api-key", "secret") as server:
+        to = ("serve", "--base-url", server.url, "--api-key", "secret")
+        files = ("--json", str(tmp_path / "sweep.json"), "--plot", str(tmp_path / "sweep.svg"))
+        lens = ("--input-len", "40", "--prefix-len", "32", "--output-len", "4")
+        text = bench(*to, *lens, *files, "--concurrency", "1,2", "--requests", "4", "--slo", "e2e=60000")
+        chats = bench(*to, "--rate", "50", "--requests", "2", "--turns", "2", "--input-len", "5", "--output-len", "3")
+    assert "streams" in text.splitlines()[0]
+    assert "within the SLO %" in text
+    levels = json.loads((tmp_path / "sweep.json").read_text())["levels"]
+    assert [level["load"] for level in levels] == [1, 2]
+    for level in levels:
+        summary = level["summary"]
+        assert (summary["num_requests"], summary["num_errors"], summary["output_tokens"]) == (4, 0, 16)
+        assert summary["prompt_tokens"] == 4 * 40
+        assert summary["cached_tokens"] == 4 * 32  # the warm-up left them there
+        assert summary["goodput_share"] == 1
+        assert len(level["requests"]) == 4
+    assert (tmp_path / "sweep.svg").read_text().startswith("<svg")
+    rows = dict(line.rsplit(maxsplit=1) for line in chats.splitlines()[:3])
+    assert (rows["requests"], rows["failed"]) == ("4", "0")
+
+
+def test_a_server_that_is_not_there_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", "serve", "--base-url", "http://127.0.0.1:9"])
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("nexttoken bench serve: no answer from 127.0.0.1:9: ")
+
+
+def test_bench_scheduler_has_a_line_for_each_number_of_sequences() -> None:
+    lines = bench("scheduler", "--sequences", "2,4").splitlines()
+    assert [line.split()[0] for line in lines] == ["sequences", "2", "4"]

@@ -1,0 +1,71 @@
+"""What the flags of several measurements are made of."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """How many processes send the load."""
+    parser.add_argument("--processes", type=count, default=1, help="client processes (default: 1)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Where the results go as data."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, too")
+
+
+def write_json(options: argparse.Namespace, results: Any) -> None:
+    """Write the results where --json says."""
+    if options.json is not None:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1. Raises ArgumentTypeError."""
+    if whole(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number. Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def counts(text: str) -> list[int]:
+    """Such numbers with commas between them. Raises ArgumentTypeError."""
+    return [count(part) for part in text.split(",")]
+
+
+def rates(text: str) -> list[float]:
+    """Numbers above 0 with commas between them. Raises ArgumentTypeError."""
+    return [_positive(part) for part in text.split(",")]
+
+
+def slo(text: str) -> dict[str, float]:
+    """The most milliseconds of each term, as in ttft=500,tpot=50. Raises ArgumentTypeError."""
+    from server.bench.summary import SLO_TERMS
+
+    bounds = {}
+    for part in text.split(","):
+        term, _, most = part.partition("=")
+        if term not in SLO_TERMS:
+            raise argparse.ArgumentTypeError(f"{term!r} is none of {', '.join(SLO_TERMS)}")
+        bounds[term] = _positive(most)
+    return bounds
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
