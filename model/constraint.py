@@ -10,7 +10,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
 from model.grammar import Grammar, Vocabulary, json_term
-from model.schema_fault import find_fault
+from model.schema_fault import clean, find_fault
 from model.thinking import ThinkingBudget, Thoughts
 
 # Below the library's own, so that what is let in costs little in any step. With a tenth of the fuel the worst mask of
@@ -29,7 +29,6 @@ _LIMITS = LLParserLimits(
 # Texts that are begun at the door, and how far: enough to meet what is likely to come.
 _NUM_TRIALS = 4
 _TRIAL_STEPS = 16
-_MAX_MESSAGE = 300
 
 
 class GrammarError(ValueError):
@@ -121,7 +120,7 @@ class Compiler:
         matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(self._explain(grammar, matcher.get_error()))
-        return Constraint(matcher, self._vocabulary, [_clean(text) for text in matcher.get_grammar_warnings()])
+        return Constraint(matcher, self._vocabulary, [clean(text) for text in matcher.get_grammar_warnings()])
 
     def try_out(self, constraint: Constraint) -> None:
         """Write beginnings of texts, to find what compiles and can't be followed. Raises GrammarError."""
@@ -151,7 +150,7 @@ class Compiler:
             return LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS).is_error()
 
         reason = _first_line(error).rpartition("failed to compile JSON schema: ")[2]
-        return _clean(f"at {find_fault(json.loads(grammar.text), fails)}: {reason}")
+        return clean(f"at {find_fault(json.loads(grammar.text), fails)}: {reason}")
 
 
 def mask_bytes(num_tokens: int) -> int:
@@ -222,11 +221,5 @@ def _sentences(error: str) -> Iterator[str]:
     for line, below in pairwise(lines):
         if below.startswith("error: ") and set(line) <= {" ", "^"} and "^" in line:
             reason, position = below.removeprefix("error: "), line.index("^") - 3
-            yield _clean(f"{reason}, at character {position} of the regular expression")
-    yield from (_clean(line) for line in lines if line.strip())
-
-
-def _clean(text: str) -> str:
-    """Bounded, and of visible ASCII: messages go into logs and terminals."""
-    visible = text.strip().encode("ascii", "backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else " " for letter in visible)[:_MAX_MESSAGE]
+            yield clean(f"{reason}, at character {position} of the regular expression")
+    yield from (clean(line) for line in lines if line.strip())

@@ -5,6 +5,8 @@ from typing import Literal
 
 import msgspec
 
+from model.exact_schema import exact
+
 # Whitespace between JSON's tokens: a space, or a line break with indentation, as pretty-printers write it. Were more
 # allowed, a model that likes spaces would fill its answer with them.
 _JSON_WHITESPACE = r"\x20|\x0A(\x20{0,24}|\x09{0,8})"
@@ -27,7 +29,7 @@ ANYTHING = Grammar("ebnf", "start: <[*]>*")
 def json_term(schema: object, is_lenient: bool) -> str:
     """The JSON values that fit a schema, as a term of a Lark grammar; `is_lenient` as in Grammar."""
     if isinstance(schema, dict):
-        schema = schema | {"x-guidance": {"whitespace_pattern": _JSON_WHITESPACE, "lenient": is_lenient}}
+        schema = exact(schema) | {"x-guidance": {"whitespace_pattern": _JSON_WHITESPACE, "lenient": is_lenient}}
     return f"%json {json.dumps(schema)}"
 
 

@@ -1,4 +1,4 @@
-"""Says where in a JSON schema a fault is."""
+"""Says where in a JSON schema a fault is, in words that may go into logs, headers and terminals."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 # Bounds the time that explaining takes: the fault is then said to be somewhere below.
 MAX_PROBES = 200
 _MAX_POINTER = 120
+_MAX_MESSAGE = 300
 
 
 def find_fault(schema: Any, fails: Callable[[object], bool]) -> str:
@@ -30,12 +31,19 @@ def _parts(schema: Any) -> Iterator[tuple[str, Any]]:
     for keyword, value in schema.items():
         match value:
             case dict() if keyword in ("properties", "patternProperties", "$defs", "definitions"):
-                yield from ((f"/{keyword}/{_escape(name)}", inner) for name, inner in value.items())
+                yield from ((f"/{keyword}/{escape(name)}", inner) for name, inner in value.items())
             case dict() if keyword in ("items", "additionalProperties", "not", "if", "then", "else", "contains"):
                 yield f"/{keyword}", value
             case list() if keyword in ("anyOf", "oneOf", "allOf", "prefixItems"):
                 yield from ((f"/{keyword}/{index}", inner) for index, inner in enumerate(value))
 
 
-def _escape(name: str) -> str:
+def escape(name: str) -> str:
+    """A name as a part of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")
+
+
+def clean(text: str) -> str:
+    """Bounded, and of visible ASCII."""
+    visible = text.strip().encode("ascii", "backslashreplace").decode()
+    return "".join(letter if letter.isprintable() else " " for letter in visible)[:_MAX_MESSAGE]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from model.grammar import Grammar, json_term
 from server.api.grammars import GrammarDoor
 from server.errors import InvalidRequest
-from server.protocol.structured import MAX_GRAMMAR_CHARS, Form, schema_grammar
+from server.protocol.structured import MAX_GRAMMAR_CHARS, Form, schema_form
 from server.protocol.tools import FunctionDefinition, ToolUse
 from server.served import ServedModel
 from server.text.answer_grammar import AnswerRules, answer_grammar
@@ -35,10 +35,9 @@ async def answer_form(
     if form is not None and not tools.functions and not (is_json and plan.tags is not None):
         # Only a JSON form can be told from thoughts before it: with another one there are none.
         return AnswerForm(form.grammar, replace(plan, tags=None), warnings)
-    parameters = {
-        function.name: _term(_alone(function, path).grammar)
-        for function, path in zip(tools.functions, tools.paths, strict=True)
-    }
+    alone = [_alone(function, path) for function, path in zip(tools.functions, tools.paths, strict=True)]
+    names = [function.name for function in tools.functions]
+    parameters = dict(zip(names, (_term(its_form.grammar) for its_form in alone), strict=True))
     answer = _term(form.grammar) if form is not None and is_json else None
     rules = AnswerRules(plan, parameters, tools.is_required, answer)
     text = answer_grammar(rules, model.tokenizer.ids_of(plan.marks))
@@ -50,9 +49,10 @@ async def answer_form(
     try:
         warnings += await door.check(whole, model)
     except InvalidRequest:
-        for function, path in zip(tools.functions, tools.paths, strict=True):
-            await door.check(_alone(function, path), model)
+        for its_form in alone:
+            await door.check(its_form, model)
         raise
+    warnings += [f"{its_form.param}: {warning}" for its_form in alone for warning in its_form.warnings]
     return AnswerForm(whole.grammar, plan, warnings)
 
 
@@ -69,7 +69,7 @@ def _alone(function: FunctionDefinition, path: str) -> Form:
     """The form of a function's arguments. Raises InvalidRequest for a schema beyond the limits."""
     param = f"{path}.parameters"
     schema = {"type": "object", **function.parameters}
-    return Form(param, schema_grammar(schema, param, is_lenient=not function.strict))
+    return schema_form(schema, param, is_lenient=not function.strict)
 
 
 def _term(grammar: Grammar) -> str:

@@ -20,7 +20,7 @@ class GrammarDoor:
         verdict = await self._checker(model, form.param).check(form.grammar)
         if verdict.error:
             raise InvalidRequest(verdict.error, param=form.param)
-        return [f"{form.param}: {warning}" for warning in verdict.warnings]
+        return [f"{form.param}: {warning}" for warning in (*form.warnings, *verdict.warnings)]
 
     def _checker(self, model: ServedModel, param: str) -> GrammarChecker:
         checker = self._checkers.get(model.name)

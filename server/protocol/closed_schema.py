@@ -7,13 +7,13 @@ _MAPS = ("properties", "$defs", "definitions")
 _LISTS = ("anyOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties")
 
+_LISTING = {"properties", "patternProperties"}
 # With these, several schemas judge one object, or one that an object must not fit: closing a part changes the whole.
 _COMBINING = {"allOf", "oneOf", "not", "if", "contains", "dependentSchemas", "$dynamicRef", "$recursiveRef"}
 # These say what other properties there may be, or must.
 _OPENING = {
     "additionalProperties",
     "unevaluatedProperties",
-    "patternProperties",
     "minProperties",
     "dependentRequired",
     "dependencies",
@@ -21,7 +21,8 @@ _OPENING = {
 
 
 def closed(schema: Any) -> Any:
-    """The schema, with `additionalProperties: false` wherever an object lists its properties and says no more.
+    """The schema, with `additionalProperties: false` wherever an object lists its properties, or patterns of them, and
+    says no more.
 
     Clients make schemas of classes and functions, and rarely say that these have no other members. A model takes what
     is left open as an invitation, and a weak one never comes to an end. What fits the result fits `schema` too. A
@@ -35,7 +36,7 @@ def _combines(schema: Any) -> bool:
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            if value.keys() & _COMBINING or ("properties" in value and value.keys() & {"$ref", "anyOf"}):
+            if value.keys() & _COMBINING or (value.keys() & _LISTING and value.keys() & {"$ref", "anyOf"}):
                 return True
             waiting += value.values()
         elif isinstance(value, list):
@@ -60,9 +61,10 @@ def _closed(schema: Any) -> Any:
 
 
 def _lists_all(schema: dict[str, Any]) -> bool:
-    properties, required = schema.get("properties"), schema.get("required", [])
+    properties, required = schema.get("properties", {}), schema.get("required", [])
     return (
-        isinstance(properties, dict)
+        bool(schema.keys() & _LISTING)
+        and isinstance(properties, dict)
         and not schema.keys() & _OPENING
         and isinstance(required, list)
         and all(isinstance(name, str) and name in properties for name in required)

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, PrivateAttr
 
+from model.exact_schema import find_gaps
 from model.grammar import Grammar
 from server.errors import InvalidRequest
 from server.protocol.closed_schema import closed
@@ -17,6 +19,8 @@ MAX_GRAMMAR_CHARS = 256 * 1024
 MAX_EBNF_CHARS = 32 * 1024
 MAX_SCHEMA_DEPTH = 64
 MAX_SCHEMA_REFS = 1000
+# Warnings of one schema.
+MAX_GAPS = 8
 
 SchemaName = Annotated[str, Field(max_length=64)]
 JsonSchema = dict[str, JsonValue] | bool
@@ -33,6 +37,8 @@ class Form(NamedTuple):
 
     param: str
     grammar: Grammar
+    warnings: tuple[str, ...] = ()
+    """About what the grammar does not enforce."""
 
 
 class JsonSchemaFormat(WireModel):
@@ -43,8 +49,8 @@ class JsonSchemaFormat(WireModel):
     description: str | None = None
     """For your own use: the model is not told of it."""
     schema_: JsonSchema = Field({}, alias="schema")
-    """The schema, of JSON Schema 2020-12. Where it lists an object's properties there are no others, unless it says
-    so (`additionalProperties`)."""
+    """The schema, of JSON Schema 2020-12. Where it lists an object's properties, or patterns of them, there are no
+    others, unless it says so (`additionalProperties`)."""
     strict: bool = False
     """Refuse a schema with keywords that can't be enforced, instead of leaving them out with a warning."""
 
@@ -63,7 +69,7 @@ class ResponseFormat(WireModel):
             raise InvalidRequest("json_schema belongs to the type json_schema", param="response_format.json_schema")
         if self.json_schema is not None:
             param = "response_format.json_schema.schema"
-            return Form(param, schema_grammar(self.json_schema.schema_, param, is_lenient=not self.json_schema.strict))
+            return schema_form(self.json_schema.schema_, param, is_lenient=not self.json_schema.strict)
         return Form("response_format", _ANY_OBJECT) if self.type == "json_object" else None
 
 
@@ -143,7 +149,7 @@ def _forms(
 ) -> list[Form]:
     forms = []
     if schema is not None:
-        forms.append(Form(f"{prefix}json", schema_grammar(schema, f"{prefix}json")))
+        forms.append(schema_form(schema, f"{prefix}json"))
     if regex is not None:
         forms.append(Form(f"{prefix}regex", Grammar("regex", regex)))
     if choices is not None:
@@ -153,18 +159,25 @@ def _forms(
     return forms
 
 
-def schema_grammar(schema: JsonSchema | str, param: str, *, is_lenient: bool = False) -> Grammar:
-    """The grammar of a JSON schema, `closed`. Raises InvalidRequest for one that is too large or too deep."""
+def schema_form(schema: JsonSchema | str, param: str, *, is_lenient: bool = False) -> Form:
+    """What a JSON schema, `closed`, asks for.
+
+    Raises InvalidRequest for one that is too large or too deep; unless `is_lenient`, for one that can't be enforced.
+    """
     if isinstance(schema, str):
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError):
             raise InvalidRequest("the schema is not JSON", param=param) from None
     _check_nesting(schema, param)
-    text = json.dumps(closed(schema), separators=(",", ":"))
+    schema = closed(schema)
+    text = json.dumps(schema, separators=(",", ":"))
     if len(text) > MAX_GRAMMAR_CHARS:
         raise InvalidRequest(f"the schema has more than {MAX_GRAMMAR_CHARS} characters", param=param)
-    return Grammar("json_schema", text, is_lenient)
+    gaps = tuple(islice(find_gaps(schema), MAX_GAPS))
+    if gaps and not is_lenient:
+        raise InvalidRequest(gaps[0], param=param)
+    return Form(param, Grammar("json_schema", text, is_lenient), gaps)
 
 
 def _check_nesting(schema: Any, param: str) -> None:

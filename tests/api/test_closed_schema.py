@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from server.protocol.closed_schema import closed
-from server.protocol.structured import schema_grammar
+from server.protocol.structured import schema_form
 
 A = {"a": {"type": "integer"}}
 NESTED = {
@@ -26,8 +26,13 @@ def test_objects_that_list_their_properties_get_no_others_at_any_depth() -> None
         assert not Draft202012Validator(result).is_valid(other)
 
 
+def test_objects_that_list_patterns_of_their_properties_get_no_others() -> None:
+    schema = {"properties": A, "patternProperties": {"^b": {}}}
+    assert closed(schema) == schema | {"additionalProperties": False}
+
+
 def test_a_grammar_is_made_of_the_closed_schema() -> None:
-    assert '"additionalProperties":false' in schema_grammar({"properties": {}}, "guided_json").text
+    assert '"additionalProperties":false' in schema_form({"properties": {}}, "guided_json").grammar.text
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,8 @@ def test_a_grammar_is_made_of_the_closed_schema() -> None:
         {"type": "object"},
         {"properties": A, "additionalProperties": True},
         {"properties": A, "additionalProperties": {"type": "string"}},
-        {"properties": A, "patternProperties": {"^b": {}}},
+        {"patternProperties": {"^b": {}}, "required": ["b"]},
+        {"patternProperties": {"^b": {}}, "anyOf": [{"properties": A}, {"required": ["a"]}]},
         {"properties": A, "required": ["a", "b"]},
         {"properties": A, "minProperties": 2},
         {"properties": A, "anyOf": [{"properties": {"b": {}}}, {"required": ["c"]}]},
@@ -58,6 +64,7 @@ SCHEMAS = st.recursive(
         st.fixed_dictionaries(
             {"properties": st.dictionaries(st.sampled_from("abc"), inner, max_size=2)},
             optional={
+                "patternProperties": st.dictionaries(st.sampled_from(["^a", "b"]), inner, max_size=1),
                 "type": st.just("object"),
                 "required": st.lists(st.sampled_from("abc"), unique=True, max_size=2),
                 "additionalProperties": inner,

@@ -5,8 +5,6 @@ import re
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from model.constraint import Compiler, Constraint
 from model.grammar import Vocabulary
@@ -181,48 +179,3 @@ def accepts(constraint: Constraint, text: str) -> bool:
             return False
         matcher.take([token_id])
     return matcher.is_complete or set(BYTES.eos_ids) <= allowed(matcher)
-
-
-def schemas() -> st.SearchStrategy[dict]:
-    """Schemas of the keywords that are enforced."""
-    bounds = st.tuples(st.integers(-20, 20), st.integers(0, 50)).map(
-        lambda pair: {"minimum": pair[0], "maximum": pair[0] + pair[1]}
-    )
-    lengths = st.tuples(st.integers(0, 3), st.integers(0, 4)).map(
-        lambda pair: {"minLength": pair[0], "maxLength": pair[0] + pair[1]}
-    )
-    leaves = st.one_of(
-        st.just({"type": "boolean"}),
-        st.just({"type": "null"}),
-        bounds.map(lambda bound: {"type": "integer", **bound}),
-        lengths.map(lambda length: {"type": "string", **length}),
-        st.lists(st.one_of(st.integers(-9, 9), st.text(max_size=4), st.booleans()), min_size=1, max_size=4).map(
-            lambda values: {"enum": values}
-        ),
-    )
-    return st.recursive(
-        leaves,
-        lambda inner: st.one_of(
-            st.tuples(inner, st.integers(0, 3)).map(
-                lambda pair: {"type": "array", "items": pair[0], "minItems": pair[1] // 2, "maxItems": pair[1]}
-            ),
-            st.lists(inner, min_size=1, max_size=3).map(lambda options: {"anyOf": options}),
-            st.tuples(st.dictionaries(st.text(max_size=4), inner, max_size=3), st.booleans()).map(
-                lambda pair: {
-                    "type": "object",
-                    "properties": pair[0],
-                    "required": list(pair[0]) if pair[1] else [],
-                    "additionalProperties": False,
-                }
-            ),
-        ),
-        max_leaves=6,
-    )
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(schema=schemas(), seed=st.integers(0, 2**32 - 1))
-def test_json_is_valid_for_any_schema(schema: dict, seed: int) -> None:
-    text, is_complete = write(compiled("json_schema", json.dumps(schema)), seed)
-    if is_complete:
-        jsonschema.validate(json.loads(text), schema)
