@@ -2,13 +2,16 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.text.channels import ChannelPlan
 
 # Up to this much white space between thoughts and what comes after them.
 _BLANK = r"/[ \n]{0,4}/"
+
+_Before = Callable[[str], str]
+"""The name of a tool -> what a call writes before its arguments, as a term of the grammar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,8 @@ class AnswerRules:
 def answer_grammar(rules: AnswerRules, special_ids: Mapping[str, int]) -> str | None:
     """The grammar; None where nothing is enforced.
 
-    A call that is not required is enforced from its mark on, so it isn't in a dialect whose calls begin without one;
-    there must be a mark if there is a form, which a call could be taken for. `special_ids`: the ids of those marks of
+    A call that is not required is enforced from its mark on or, in a dialect whose calls begin without one, from the
+    beginning of its arguments; there must be a mark if there is a form, which a call could be taken for. `special_ids`: the ids of those marks of
     the plan that are special tokens, which a string in a grammar never matches.
     """
     writer = _Writer(rules, special_ids)
@@ -41,6 +44,8 @@ def answer_grammar(rules: AnswerRules, special_ids: Mapping[str, int]) -> str | 
         writer.start("form" if tool_format is None else "(calls | form)")
     elif mark is not None:
         writer.start_with_text(mark)
+    elif tool_format is not None:
+        writer.start_with_call_or_text(tool_format.markers)
     else:
         return None
     return "\n".join(writer.lines) + "\n"
@@ -77,7 +82,24 @@ class _Writer:
                 f"text[lazy]: /(?s:.*){escaped}/",
                 f"REST: /(?s:.*)/ & ~/(?s:.*){escaped}(?s:.*)/",
             ]
-        self._calls((), is_begun=True)
+        assert self._syntax is not None
+        opening, before = self._syntax.opening, self._syntax.before
+        self._calls(opening[1:], None if opening else self._written(before[1:]))
+
+    def start_with_call_or_text(self, tags: Sequence[str]) -> None:
+        """Any text, but calls if it begins like one, and after a tag that is a special token."""
+        assert self._syntax is not None
+        spelling = self._syntax.spelling
+        # A lexer takes all the text that it can, so text is what begins neither like a call nor like a thought.
+        others = [spelling.replace("NAME", f"({'|'.join(self._rules.parameters)})")]
+        if self._tags is not None and not self._rules.plan.is_thinking:
+            others.append(re.escape(self._tags.opening))
+        answers = ["TEXT", "calls", *(f"TEXT {self._term(tag)} calls" for tag in tags if tag in self._special_ids)]
+        self.lines += [
+            f"start: {self._thoughts()} ({' | '.join(answers)})",
+            f"TEXT: /(?s:.*)/ & ~/\\s*({'|'.join(others)})(?s:.*)/",
+        ]
+        self._calls((), lambda tool: f"/\\s*{spelling.replace('NAME', tool)}/")
 
     def _thoughts(self) -> str:
         """The term for thoughts, whose rules are written."""
@@ -90,28 +112,27 @@ class _Writer:
         self.lines.append(f"BLANK: {_BLANK}")
         return "thoughts" if self._rules.plan.is_thinking else f"({self._term(self._tags.opening)} thoughts)?"
 
-    def _calls(self, opening: Sequence[str], *, is_begun: bool = False) -> None:
-        """The rules for calls. `is_begun`: their first mark was read."""
-        syntax, limit = self._syntax, self._rules.plan.max_calls
+    def _calls(self, opening: Sequence[str], first: _Before | None = None) -> None:
+        """The rules for calls. `first`: what comes before the first one's arguments, if that isn't what it always is."""
+        syntax = self._syntax
         assert syntax is not None
-        first = "first_call" if is_begun and not syntax.opening else "call"
-        begun = syntax.opening[1:] if is_begun else opening
-        more = "" if limit == 1 else f"({self._terms(syntax.between)} call)*"
-        self.lines.append(f"calls: {self._terms(begun)} {first} {more} {self._terms(syntax.closing)}")
-        self._call_rules("call", syntax.before)
-        if first != "call":
-            self._call_rules(first, syntax.before[1:])
+        more = "" if self._rules.plan.max_calls == 1 else f"({self._terms(syntax.between)} call)*"
+        begun = "call" if first is None else "first_call"
+        self.lines.append(f"calls: {self._terms(opening)} {begun} {more} {self._terms(syntax.closing)}")
+        self._call_rules("call", self._written(syntax.before))
+        if first is not None:
+            self._call_rules("first_call", first)
         for index, arguments in enumerate(self._rules.parameters.values()):
             self.lines.append(f"arguments_{index}: {arguments}")
 
-    def _call_rules(self, name: str, before: Sequence[str]) -> None:
+    def _call_rules(self, name: str, before: _Before) -> None:
         assert self._syntax is not None
         after = self._terms(self._syntax.after)
-        choices = [
-            f"{self._terms([part.replace('NAME', tool) for part in before])} arguments_{index} {after}"
-            for index, tool in enumerate(self._rules.parameters)
-        ]
+        choices = [f"{before(tool)} arguments_{index} {after}" for index, tool in enumerate(self._rules.parameters)]
         self.lines.append(f"{name}: {' | '.join(choices)}")
+
+    def _written(self, before: Sequence[str]) -> _Before:
+        return lambda tool: self._terms([part.replace("NAME", tool) for part in before])
 
     def _terms(self, parts: Sequence[str]) -> str:
         return " ".join(map(self._term, parts))

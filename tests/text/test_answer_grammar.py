@@ -12,7 +12,7 @@ from server.text.tool_formats.registry import FORMATS
 from tests.text.splitting import split
 
 EOS = 256
-SPECIAL = {"[TOOL_CALLS]": 257, "[ARGS]": 258, "</think>": 259, "<think>": 260}
+SPECIAL = {"[TOOL_CALLS]": 257, "[ARGS]": 258, "</think>": 259, "<think>": 260, "<|python_tag|>": 261}
 PARAMETERS = {
     "f": json_term({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, False),
     "g": json_term({"type": "object", "properties": {}, "additionalProperties": False}, True),
@@ -104,9 +104,42 @@ def test_a_call_of_the_models_own_will_is_enforced_from_its_mark_on(compiler, na
     assert allows(compiler, grammar, broken, special) == broken[: broken.index("x")]
 
 
+@pytest.mark.parametrize("special", [{}, SPECIAL])
 @pytest.mark.parametrize("name", ["llama3_json", "pythonic"])
-def test_without_a_mark_nothing_can_be_enforced(name):
-    assert answer_grammar(rules(name), {}) is None
+@pytest.mark.parametrize("tags", [None, "think"])
+def test_without_a_mark_a_call_is_enforced_once_a_text_has_begun_like_one(compiler, name, special, tags):
+    grammar = answer_grammar(rules(name, tags), special)
+    calls = CALLS["llama3_json"]
+    free = [
+        "",
+        "Hello",
+        f"So: {calls[0]}",
+        '{"name": "Ada", "parameters": {"a": "x"}}',
+        '{"name": "f", "x": 1}',
+        '{"name": "f"}',
+        "[1, 2]",
+        " \n",
+    ]
+    spelled = [f"\n {calls[0]}", '{"name":"f","arguments":{"a": 1}}', '{ "name" : "f",\n"parameters": {"a": 1}}']
+    for text in [*free, *calls, "; ".join(calls), *spelled]:
+        assert allows(compiler, grammar, text, special) == text + "$"
+    for text in [*calls, *spelled]:
+        assert split(text, name).finish_reason == "tool_calls"
+        broken = text.replace("1", "x").replace("{}", "{x")
+        assert allows(compiler, grammar, broken, special) == broken[: broken.index("x")]
+    assert allows(compiler, grammar, f"{calls[0]}Hi", special) == calls[0]
+    if "<|python_tag|>" in special:
+        tagged = f"Hm. <|python_tag|>{calls[0]}"
+        assert allows(compiler, grammar, tagged, special) == tagged + "$"
+        assert allows(compiler, grammar, "<|python_tag|>print()", special) == "<|python_tag|>"
+    if tags is not None:
+        thought = f"<think>{calls[0]}</think>\n\n"
+        for rest in ("Hi", "", calls[0]):
+            assert allows(compiler, grammar, thought + rest, special) == thought + rest + "$"
+        assert allows(compiler, grammar, thought + calls[0].replace("1", "x"), special).endswith('{"a": ')
+
+
+def test_without_tools_nothing_is_enforced():
     assert answer_grammar(rules(None), {}) is None
 
 

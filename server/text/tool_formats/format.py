@@ -21,6 +21,8 @@ class CallSyntax:
     between: tuple[str, ...] = ()
     closing: tuple[str, ...] = ()
     """After the last call."""
+    spelling: str = ""
+    """Where calls begin without a mark: a regular expression for `before`, with which a text has begun like a call."""
 
 
 class ToolFormat(Protocol):

@@ -7,6 +7,8 @@ from server.text.tool_formats.format import CallSyntax
 
 PYTHON_TAG = "<|python_tag|>"
 
+_SPELLING = r'\{\s*"name"\s*:\s*"NAME"\s*,\s*"(parameters|arguments)"\s*:\x20?'
+
 
 class Llama3Json:
     """See `ToolFormat`."""
@@ -14,7 +16,7 @@ class Llama3Json:
     name = "llama3_json"
     markers = (PYTHON_TAG,)
     mark = None
-    syntax = CallSyntax(before=('{"name": "NAME", "parameters": ',), after=("}",), between=("; ",))
+    syntax = CallSyntax(before=('{"name": "NAME", "parameters": ',), after=("}",), between=("; ",), spelling=_SPELLING)
 
     def read(self, source: Source, tool_names: frozenset[str]) -> Reading[None]:
         """Calls are the first thing in a text, or come after the tag."""
