@@ -31,8 +31,8 @@ def answer_grammar(rules: AnswerRules, special_ids: Mapping[str, int]) -> str | 
     """The grammar; None where nothing is enforced.
 
     A call that is not required is enforced from its mark on or, in a dialect whose calls begin without one, from the
-    beginning of its arguments; there must be a mark if there is a form, which a call could be taken for. `special_ids`: the ids of those marks of
-    the plan that are special tokens, which a string in a grammar never matches.
+    beginning of its arguments; there must be a mark if there is a form, which a call could be taken for. `special_ids`:
+    the ids of those marks of the plan that are special tokens, which a string in a grammar never matches.
     """
     writer = _Writer(rules, special_ids)
     tool_format = rules.plan.tool_format
@@ -113,7 +113,7 @@ class _Writer:
         return "thoughts" if self._rules.plan.is_thinking else f"({self._term(self._tags.opening)} thoughts)?"
 
     def _calls(self, opening: Sequence[str], first: _Before | None = None) -> None:
-        """The rules for calls. `first`: what comes before the first one's arguments, if that isn't what it always is."""
+        """The rules for calls. `first`: what comes before the arguments of the first one, if it differs."""
         syntax = self._syntax
         assert syntax is not None
         more = "" if self._rules.plan.max_calls == 1 else f"({self._terms(syntax.between)} call)*"
