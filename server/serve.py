@@ -79,7 +79,7 @@ def serve(settings: Settings, connect: Connect = Connection) -> int:
 def _set_up_service(settings: Settings, connect: Connect, cleanup: contextlib.ExitStack) -> "_Service":
     """Everything but the running. Raises CannotStart or ModelError."""
     listener = cleanup.enter_context(_listen(settings.host, settings.port))
-    directory = _model_directory(settings)
+    directory = model_directory(settings)
     config_from_directory(directory)  # what can't be served is known before anything is started
     config = worker_config(settings, directory)
     # The worker starts while the rest is imported and set up here.
@@ -216,7 +216,8 @@ def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "F
     return create_app(settings, ServedModels([served_model]), version=VERSION, store=store, lifespan=lifespan)
 
 
-def _model_directory(settings: Settings) -> Path:
+def model_directory(settings: Settings) -> Path:
+    """Where the model is; a Hugging Face model is downloaded first. Raises ModelError."""
     if settings.model == BUNDLED_MODEL:
         return Path(model.demo.__path__[0]) / "bundled"
     return resolve(settings.model, settings.revision)

@@ -127,6 +127,12 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("block_size", mode="before")
+    @classmethod
+    def _read_number(cls, value: Any) -> Any:
+        """Flags and variables are text, which pydantic takes for none of a list of numbers."""
+        return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+
     @field_validator("api_key", "served_model_name", "allowed_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:

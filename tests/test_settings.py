@@ -55,7 +55,15 @@ def test_sizes_may_have_units() -> None:
     assert read_settings({"kv_cache_memory_bytes": "1.5GiB"}).kv_cache_memory_bytes == 3 << 29
 
 
-@pytest.mark.parametrize("values", [{"port": "x"}, {"port": "70000"}, {"max_num_seqs": "0"}, {"prot": 1}])
+def test_one_of_several_numbers_is_read_from_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTTOKEN_BLOCK_SIZE", "64")
+    assert read_settings({}).block_size == 64
+    assert read_settings({"block_size": "32"}).block_size == 32
+
+
+@pytest.mark.parametrize(
+    "values", [{"block_size": "17"}, {"port": "x"}, {"port": "70000"}, {"max_num_seqs": "0"}, {"prot": 1}]
+)
 def test_a_value_out_of_range_or_an_unknown_name_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         read_settings(values)

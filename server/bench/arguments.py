@@ -15,7 +15,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Where the results go as data."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, too")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the results to this file, too")
 
 
 def write_json(options: argparse.Namespace, results: Any) -> None:

@@ -1,11 +1,13 @@
 """The command line of `nexttoken bench`."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from server.bench.arguments import add_json, add_processes, count, counts, write_json
 from server.bench.serve_command import add_serve
 from server.command import BadUse
+from server.flags import add_setting_flags, settings_of
 
 
 def add_bench(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -13,8 +15,55 @@ def add_bench(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("bench", help="measure speed", description="Measure speed.")
     measurements = parser.add_subparsers(required=True, metavar="WHAT")
     add_serve(measurements)
+    _add_engine(measurements)
     _add_api(measurements)
     _add_scheduler(measurements)
+
+
+def _add_engine(measurements: "argparse._SubParsersAction[Any]") -> None:
+    parser = measurements.add_parser(
+        "engine",
+        help="the model's steps, without HTTP",
+        description="Prefill and decode of so many sequences with so long a context, beside the bytes that this device "
+        "can read and the products that it can compute a second: MBU and MFU are the shares of these that were used.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add_setting_flags(parser, _ENGINE_SETTINGS)
+    parser.add_argument("--batch", type=counts, default=[1, 8], help="sequences at once (default: 1,8)")
+    parser.add_argument("--context", type=counts, default=[128, 1024], help="tokens of each (default: 128,1024)")
+    parser.add_argument("--profile", type=Path, default=None, metavar="FILE", help="write a trace of some steps there")
+    add_json(parser)
+    parser.set_defaults(run=_engine, command=parser)
+
+
+_ENGINE_SETTINGS = (
+    "model",
+    "revision",
+    "device",
+    "dtype",
+    "quantization",
+    "kernels",
+    "num_threads",
+    "max_num_batched_tokens",
+    "block_size",
+    "kv_cache_memory_bytes",
+    "gpu_memory_utilization",
+)
+
+
+def _engine(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from model.errors import ModelError
+    from server.bench.engine import bench_engine
+    from server.serve import model_directory, worker_config
+
+    try:
+        runner = worker_config(settings, model_directory(settings)).runner
+        results = bench_engine(runner, options.batch, options.context, options.profile)
+    except ModelError as error:
+        raise BadUse(" ".join(str(error).split())) from None
+    write_json(options, results)
+    return 0
 
 
 def _add_api(measurements: "argparse._SubParsersAction[Any]") -> None:

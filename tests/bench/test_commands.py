@@ -39,6 +39,10 @@ def bench(*arguments: str) -> str:
         (["serve", "--processes", "2"], "nexttoken bench serve: --processes 2 is more than --concurrency 1"),
         (["serve", "--file", "x", "--turns", "2"], "nexttoken bench serve: --file holds the prompts"),
         (["serve", "--model", "m", "--file", "no/such/file"], "nexttoken bench serve: --file: "),
+        (["engine", "--batch", "0"], "nexttoken bench engine: argument --batch: '0' is no whole number above 0"),
+        (["engine", "--context", "99999"], "nexttoken bench engine: --context 99999 and 32 steps are more than the"),
+        (["engine", "no/such/model"], "nexttoken bench engine: "),
+        (["engine", "--quantization", "int3"], "nexttoken bench engine: --quantization: "),
         (["nothing"], "nexttoken bench: argument WHAT: invalid choice: 'nothing'"),
     ],
 )
@@ -92,3 +96,17 @@ def test_a_server_that_is_not_there_is_one_line_and_exit_code_1(capsys: pytest.C
 def test_bench_scheduler_has_a_line_for_each_number_of_sequences() -> None:
     lines = bench("scheduler", "--sequences", "2,4").splitlines()
     assert [line.split()[0] for line in lines] == ["sequences", "2", "4"]
+
+
+def test_bench_engine_holds_its_steps_against_the_device_and_traces_some(tmp_path: Path) -> None:
+    text = bench(
+        *("engine", "--batch", "1,2", "--context", "24", "--num-threads", "1", "--block-size", "16"),
+        *("--json", str(tmp_path / "engine.json"), "--profile", str(tmp_path / "trace.json")),
+    )
+    assert "GB/s read" in text
+    results = json.loads((tmp_path / "engine.json").read_text())
+    assert results["limits"]["read_bytes_per_s"] > 1e8
+    assert [(case["batch"], case["context"]) for case in results["cases"]] == [(1, 24), (2, 24)]
+    assert all(case["decode_mbu"] > 0 and case["prefill_mfu"] > 0 for case in results["cases"])
+    names = {event.get("name", "") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
+    assert any(name.endswith(": run") and "runner.py" in name for name in names)
