@@ -14,7 +14,7 @@ from model.attention.base import StepTensors
 from model.config import ModelConfig
 from model.errors import NotEnoughMemory
 from model.kernels.cpu.library import FORMATS, CpuKernels, HeadsArguments, ProjectionsArguments, RowsArguments
-from model.layers.rope import Rotation
+from model.kernels.cpu.pages import large_pages
 
 # T tokens in the step, H query heads, K kv heads, D head size
 
@@ -48,8 +48,8 @@ class CpuAttention:
         num_bytes = num_blocks * self.bytes_per_block(config, block_size, dtype)
         num_tiles = num_blocks * block_size // TILE
         try:
-            cache = torch.empty(num_bytes // dtype.itemsize, dtype=dtype)
-        except RuntimeError as error:
+            cache = large_pages(num_bytes).view(dtype)
+        except (OSError, OverflowError) as error:
             raise NotEnoughMemory(
                 f"no room for a KV cache of {num_blocks} blocks ({num_bytes / 2**30:.1f} GiB)"
             ) from error
@@ -57,19 +57,22 @@ class CpuAttention:
         parts = iter(cache.split_with_sizes(sizes))
         self.layers = [(keys, next(parts)) for keys in parts]
         """For each layer the keys and values, flat."""
-        self._heads = [
-            HeadsArguments(
-                keys=keys.data_ptr(),
-                values=values.data_ptr(),
-                format=FORMATS[str(dtype).removeprefix("torch.")],
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads,
-                head_dim=config.head_dim,
-                block_size=block_size,
-                window=config.sliding_window or 0,
+        self.heads = (HeadsArguments * config.num_layers)(
+            *(
+                HeadsArguments(
+                    keys=keys.data_ptr(),
+                    values=values.data_ptr(),
+                    format=FORMATS[str(dtype).removeprefix("torch.")],
+                    num_heads=config.num_heads,
+                    num_kv_heads=config.num_kv_heads,
+                    head_dim=config.head_dim,
+                    block_size=block_size,
+                    window=config.sliding_window or 0,
+                )
+                for keys, values in self.layers
             )
-            for keys, values in self.layers
-        ]
+        )
+        """Where each layer's cache is, as the kernels read it."""
 
     @staticmethod
     def supports(config: ModelConfig, device: torch.device) -> str | None:
@@ -131,31 +134,15 @@ class CpuAttention:
             key_stride=kv_stride,
             value_stride=kv_stride,
         )
-        return self._attend(layer, projections, step).to(q_THD.dtype)
+        o_THD = torch.empty(q.shape)
+        self.kernels.attention(self.heads[layer], self.rows(step), projections, o_THD)
+        return o_THD.to(q_THD.dtype)
 
-    def attend_projected(self, layer: int, qkv_TX: Tensor, rotation: Rotation, step: StepTensors[CpuPlan]) -> Tensor:
-        """`attend` on the float32 rows of the merged projection, [H + 2K heads of D], turning q and k on the way."""
-        start, stride = qkv_TX.data_ptr(), qkv_TX.shape[1]
-        first_key = self.num_heads * self.head_dim
-        first_value = first_key + self.num_kv_heads * self.head_dim
-        projections = ProjectionsArguments(
-            queries=start,
-            keys=start + 4 * first_key,
-            values=start + 4 * first_value,
-            query_stride=stride,
-            key_stride=stride,
-            value_stride=stride,
-            cosines=rotation.cos_T1D.data_ptr(),
-            sines=rotation.sin_T1D.data_ptr(),
-        )
-        return self._attend(layer, projections, step)
-
-    def _attend(self, layer: int, projections: ProjectionsArguments, step: StepTensors[CpuPlan]) -> Tensor:
+    def rows(self, step: StepTensors[CpuPlan]) -> RowsArguments:
+        """The step's rows, as the kernels read them; valid as long as the step."""
         rows = step.plan.rows
         rows.write = step.write_T.data_ptr()
-        o_THD = torch.empty(rows.num_tokens, self.num_heads, self.head_dim)
-        self.kernels.attention(self._heads[layer], rows, projections, o_THD)
-        return o_THD
+        return rows
 
 
 def _tile_sizes(config: ModelConfig) -> tuple[int, int]:

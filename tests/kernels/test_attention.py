@@ -14,7 +14,6 @@ from model.attention.base import StepTensors
 from model.attention.cpu import CpuAttention
 from model.config import ModelConfig, RopeConfig
 from model.errors import NotEnoughMemory
-from model.layers.rope import Rope
 from tests.kernels.levels import each_level, kernels, needs_kernels
 
 pytestmark = needs_kernels
@@ -156,21 +155,6 @@ def test_a_query_is_bitwise_the_same_in_any_batch(level):
     last.step({r: n - 1 for r, n in enumerate(lengths) if n > 1})
     for row, o_1HD in last.step(dict.fromkeys(range(len(lengths)), 1)).items():
         assert o_1HD.equal(alone[row][-1:])
-
-
-@each_level
-@pytest.mark.parametrize("head_dim", [2, 6, 64])
-def test_turning_on_the_way_equals_turning_before(level, head_dim):
-    c = config(6, 2, head_dim)
-    fused, reference = (Cached(level, c, [50]) for _ in range(2))
-    rotation = Rope(RopeConfig(), head_dim, CPU).rotation(torch.arange(50), torch.float32)
-    qkv = torch.cat((fused.q[0], fused.k[0], fused.v[0]), dim=1)
-    reference.q, reference.k = [rotation(fused.q[0])], [rotation(fused.k[0])]
-    expected = reference.step({0: 50})[0]
-    write_T = torch.from_numpy(fused.flat(0, np.arange(50)))
-    plan = fused.backend.plan(np.array([0]), np.array([0]), np.array([50]), fused.tables)
-    step = StepTensors(write_T, write_T, write_T, plan)
-    assert torch.allclose(fused.backend.attend_projected(1, qkv.flatten(1), rotation, step), expected, atol=1e-5)
 
 
 @each_level

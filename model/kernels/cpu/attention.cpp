@@ -257,7 +257,7 @@ struct Attention {
     int64_t most = 0;
     for (int64_t i = 0; i < num_queries; ++i) most = most > num_pieces(all[i]) ? most : num_pieces(all[i]);
     const int64_t state_size = MAX_TILE_ROWS * (2 + dim_padded);
-    float* memory = static_cast<float*>(scratch(context, 2, num_queries * (most + 1) * state_size * 4));
+    float* memory = static_cast<float*>(scratch(context, PIECES, num_queries * (most + 1) * state_size * 4));
     const auto state_at = [=](int64_t i) {
       float* start = memory + i * state_size;
       return State{start, start + MAX_TILE_ROWS, start + 2 * MAX_TILE_ROWS};
@@ -280,7 +280,7 @@ struct Attention {
     int64_t num_queries = 0;
     for (int64_t r = 0; r < rows.num_rows; ++r)
       num_queries += (rows.num_new[r] + most_queries - 1) / most_queries * num_kv_heads;
-    Queries* all = static_cast<Queries*>(scratch(context, 3, num_queries * sizeof(Queries)));
+    Queries* all = static_cast<Queries*>(scratch(context, TASKS, num_queries * sizeof(Queries)));
     Queries* next = all;
     int64_t first_token = 0, total_pieces = 0;
     for (int64_t r = 0; r < rows.num_rows; first_token += rows.num_new[r], ++r) {
@@ -337,7 +337,7 @@ template <class Cached>
 void attention(Context* context, const Heads& heads, const Rows& rows, const Projections& p, float* out) {
   constexpr int64_t TOKENS = 16;  // of one task
   const int64_t dim = heads.head_dim;
-  float* queries = static_cast<float*>(scratch(context, 1, rows.num_tokens * heads.num_heads * dim * 4));
+  float* queries = static_cast<float*>(scratch(context, QUERIES, rows.num_tokens * heads.num_heads * dim * 4));
   parallel(context, (rows.num_tokens + TOKENS - 1) / TOKENS, [&](int64_t task) {
     const int64_t end = (task + 1) * TOKENS < rows.num_tokens ? (task + 1) * TOKENS : rows.num_tokens;
     for (int64_t token = task * TOKENS; token < end; ++token) take_in<Cached>(heads, rows, p, token, queries);

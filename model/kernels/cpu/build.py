@@ -27,7 +27,7 @@ X86_LEVELS = {
     "avx512": _AVX512,
     "avx512bf16": (*_AVX512, "-mavx512bf16", "-mavx512vnni"),
 }
-ONCE = ("context.cpp", "dispatch.cpp")
+ONCE = ("context.cpp", "dispatch.cpp", "layers.cpp")
 EACH_LEVEL = ("linear.cpp", "attention.cpp")
 
 

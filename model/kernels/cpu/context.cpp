@@ -19,7 +19,6 @@ namespace {
 // How long a thread without work looks for more before it sleeps: longer than the gap between two kernels of a step
 // (a few microseconds of Python), far shorter than anyone would notice.
 constexpr auto SPIN = std::chrono::microseconds(50);
-constexpr int NUM_SCRATCHES = 4;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -122,7 +121,7 @@ void run_parallel(Context* context, int64_t num_tasks, void (*task)(void*, int64
 
 int num_threads(const Context* context) { return int(context->workers.size()) + 1; }
 
-void* scratch(Context* context, int number, size_t num_bytes) {
+void* scratch(Context* context, Scratch number, size_t num_bytes) {
   if (context->sizes[number] < num_bytes) {
     std::free(context->memories[number]);
     const size_t size = (num_bytes + num_bytes / 4 + 4095) / 4096 * 4096;

@@ -75,6 +75,11 @@ void nexttoken_norm(const Level* level, Context* context, const float* weight, f
   level->kernels.norm(context, weight, eps, size, x, num_rows, y);
 }
 
+void nexttoken_layers(const Level* level, Context* context, const Layer* layers, const Heads* heads,
+                      int64_t num_layers, const Rows* rows, const float* cosines, const float* sines, float* x) {
+  run_layers(level->kernels, context, layers, heads, num_layers, rows, cosines, sines, x);
+}
+
 void nexttoken_attention(const Level* level, Context* context, const Heads* heads, const Rows* rows,
                          const Projections* projections, float* out) {
   level->kernels.attention(context, heads, rows, projections, out);

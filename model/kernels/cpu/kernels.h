@@ -60,17 +60,30 @@ struct Projections {
   const float* sines;
 };
 
+// One layer of the transformer: x += output(attention(qkv(x))), then x += down(gate_up(x)), norms within.
+struct Layer {
+  const Linear* qkv;
+  const Linear* output;
+  const Linear* gate_up;
+  const Linear* down;
+};
+
 struct Kernels {
   void (*linear)(Context*, const Linear*, const float* x, int64_t num_rows, float* y);
   void (*norm)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows, float* y);
   void (*attention)(Context*, const Heads*, const Rows*, const Projections*, float* out);
 };
 
+// All layers, one after the other, on x [token][hidden size].
+void run_layers(const Kernels&, Context*, const Layer*, const Heads*, int64_t num_layers, const Rows*,
+                const float* cosines, const float* sines, float* x);
+
 // Calls task(argument, i) once for each i below num_tasks, on all threads; returns when all have returned.
 void run_parallel(Context*, int64_t num_tasks, void (*task)(void*, int64_t), void* argument);
 int num_threads(const Context*);
 // Memory that stays valid until the next call with the same number; 64-byte aligned, not initialised.
-void* scratch(Context*, int number, size_t num_bytes);
+enum Scratch : int { INPUTS, QUERIES, PIECES, TASKS, LAYER_QKV, LAYER_ATTENDED, LAYER_INNER, NUM_SCRATCHES };
+void* scratch(Context*, Scratch, size_t num_bytes);
 
 namespace {
 

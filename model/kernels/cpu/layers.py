@@ -5,6 +5,8 @@ its inputs to bfloat16 where the processor multiplies that (AVX512_BF16); one wi
 bytes, with a scale for each 32, as llama.cpp does.
 """
 
+import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from model.attention.base import StepTensors
 from model.attention.cpu import CpuAttention
 from model.config import Activation
 from model.kernels.cpu.layout import PackedWeight, WeightFormat, interleaved, pack, padded_bias
-from model.kernels.cpu.library import ACTIVATIONS, EPILOGUES, FORMATS, CpuKernels, LinearArguments
+from model.kernels.cpu.library import ACTIVATIONS, EPILOGUES, FORMATS, CpuKernels, LayerArguments, LinearArguments
 from model.layers.attention import Attention
 from model.layers.embedding import Embedding
 from model.layers.linear import Linear
@@ -39,11 +41,11 @@ class CpuLinear:
     ) -> None:
         """`bias` is in the order of the packed rows, padded to whole panels."""
         self.kernels = kernels
-        self.weight = weight
+        self.weight = weight = weight.kept_in(kernels.pages)
         self.num_outputs = weight.num_outputs // 2 if epilogue == "gated" else weight.num_outputs
         self._bias = None if bias is None else bias.float().contiguous()
         self._norm = None if norm is None else norm.weight.float().contiguous()
-        self._arguments = LinearArguments(
+        self.arguments = LinearArguments(
             weight=weight.lines_PL64.data_ptr(),
             scale=_pointer(weight.scale_PG16),
             bias=_pointer(self._bias),
@@ -59,16 +61,12 @@ class CpuLinear:
     def __call__(self, x_TI: Tensor) -> Tensor:
         """The product, float32."""
         y_TO = torch.empty(x_TI.shape[0], self.num_outputs)
-        self.kernels.linear(self._arguments, x_TI, y_TO)
+        self.kernels.linear(self.arguments, x_TI, y_TO)
         return y_TO
-
-    def add_to(self, y_TO: Tensor, x_TI: Tensor) -> None:
-        """y += the product; for the epilogue `add`."""
-        self.kernels.linear(self._arguments, x_TI, y_TO)
 
 
 class CpuBlock(nn.Module):
-    """model.transformer.Block in five calls."""
+    """The packed weights of a model.transformer.Block."""
 
     def __init__(
         self,
@@ -85,7 +83,6 @@ class CpuBlock(nn.Module):
         def packed(linear: Linear) -> tuple[PackedWeight, Tensor | None]:
             return pack(linear.weight, weight_format), padded_bias(linear.bias)
 
-        self.layer = attention.layer
         self.qkv = CpuLinear(kernels, *packed(attention.qkv), norm=attention_norm)
         self.output = CpuLinear(kernels, *packed(attention.output), epilogue="add")
         gate_up = pack(interleaved(mlp.gate_up.weight), weight_format, mlp.gate_up.weight.shape[0])
@@ -93,12 +90,26 @@ class CpuBlock(nn.Module):
         self.gate_up = CpuLinear(kernels, gate_up, bias, mlp_norm, "gated", activation)
         self.down = CpuLinear(kernels, *packed(mlp.down), epilogue="add")
 
+    @property
+    def products(self) -> tuple[CpuLinear, ...]:
+        """In the order of LayerArguments."""
+        return self.qkv, self.output, self.gate_up, self.down
+
+
+class CpuLayers(nn.Module):
+    """All layers in one call; stands where a Transformer has its blocks."""
+
+    def __init__(self, kernels: CpuKernels, blocks: Sequence[CpuBlock]) -> None:
+        super().__init__()
+        self.kernels = kernels
+        self.blocks = nn.ModuleList(blocks)
+        self._arguments = (LayerArguments * len(blocks))(
+            *(LayerArguments(*(ctypes.pointer(product.arguments) for product in block.products)) for block in blocks)
+        )
+
     def forward(self, x_TE: Tensor, rotation: Rotation, step: StepTensors[Any], backend: CpuAttention) -> Tensor:
-        """The hidden states after this layer, written over those before it."""
-        qkv_TX = self.qkv(x_TE)
-        o_THD = backend.attend_projected(self.layer, qkv_TX, rotation, step)
-        self.output.add_to(x_TE, o_THD.flatten(1))
-        self.down.add_to(x_TE, self.gate_up(x_TE))
+        """The hidden states after the last layer, written over those before the first."""
+        self.kernels.layers(self._arguments, backend.heads, backend.rows(step), rotation, x_TE)
         return x_TE
 
 

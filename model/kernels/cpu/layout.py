@@ -11,12 +11,14 @@ unsigned, with OFFSET added, as the processors' products of bytes want one side.
 output's four bytes are its first four inputs, the high halves the next four.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from model.kernels.cpu.pages import Pages
 
 # O outputs, I inputs, P panels of 16 outputs, L lines, G groups of 32 inputs
 
@@ -39,6 +41,11 @@ class PackedWeight:
     """uint8."""
     scale_PG16: Tensor | None
     """bfloat16, for int8 and int4."""
+
+    def kept_in(self, pages: Pages) -> "PackedWeight":
+        """The same, in memory that lasts."""
+        scale_PG16 = None if self.scale_PG16 is None else pages.keep(self.scale_PG16)
+        return replace(self, lines_PL64=pages.keep(self.lines_PL64), scale_PG16=scale_PG16)
 
     @property
     def num_bytes(self) -> int:

@@ -1,9 +1,7 @@
 """The compiled kernels as Python functions.
 
-Plain ctypes calls, not torch operators: a layer makes five calls, and a call of one of torch's custom operators took
-6 us where one through ctypes took 0.2 (torch 2.13), so operators would add a millisecond to each step of 30 layers.
-Nothing here is
-differentiated, traced or moved to another device, which is what the operators would be for.
+Plain ctypes calls, not torch operators: nothing here is differentiated, traced or moved to another device, which is
+what operators would be for, and a call of one took 6 us where one through ctypes took 0.2 (torch 2.13).
 """
 
 import ctypes
@@ -15,6 +13,8 @@ from torch import Tensor
 
 from model.errors import UnsupportedModel
 from model.kernels.cpu.build import LIBRARY, is_current
+from model.kernels.cpu.pages import Pages
+from model.layers.rope import Rotation
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 EPILOGUES = {"store": 0, "add": 1, "gated": 2}
@@ -35,6 +35,17 @@ class LinearArguments(Structure):
         ("format", c_int32),
         ("epilogue", c_int32),
         ("activation", c_int32),
+    )
+
+
+class LayerArguments(Structure):
+    """struct Layer of kernels.h."""
+
+    _fields_ = (
+        ("qkv", POINTER(LinearArguments)),
+        ("output", POINTER(LinearArguments)),
+        ("gate_up", POINTER(LinearArguments)),
+        ("down", POINTER(LinearArguments)),
     )
 
 
@@ -109,10 +120,13 @@ class CpuKernels:
             raise UnsupportedModel(f"this processor has no {level}")
         self.level = str(library.nexttoken_level_name(self._level).decode())
         """Name of the instruction set: avx512bf16, avx512, avx2 or plain."""
+        self.pages = Pages()
+        """Where packed weights are kept."""
         self._context = library.nexttoken_open(num_threads)
         self._linear = library.nexttoken_linear
         self._norm = library.nexttoken_norm
         self._attention = library.nexttoken_attention
+        self._layers = library.nexttoken_layers
         self._finalizer = weakref.finalize(self, library.nexttoken_close, self._context)
 
     def linear(self, linear: LinearArguments, x_TI: Tensor, y_TO: Tensor) -> None:
@@ -136,6 +150,19 @@ class CpuKernels:
     ) -> None:
         """Turns and stores the step's keys and values, then attends: o is float32 and contiguous."""
         self._attention(self._level, self._context, heads, rows, projections, o_THD.data_ptr())
+
+    def layers(
+        self,
+        layers: ctypes.Array[LayerArguments],
+        heads: ctypes.Array[HeadsArguments],
+        rows: RowsArguments,
+        rotation: Rotation,
+        x_TE: Tensor,
+    ) -> None:
+        """Takes x, float32 and contiguous, through all layers, and stores their keys and values."""
+        assert x_TE.is_contiguous()
+        cosines, sines = rotation.cos_T1D.data_ptr(), rotation.sin_T1D.data_ptr()
+        self._layers(self._level, self._context, layers, heads, len(layers), rows, cosines, sines, x_TE.data_ptr())
 
 
 def _load() -> ctypes.CDLL:
@@ -161,4 +188,16 @@ def _load() -> ctypes.CDLL:
         c_void_p,
     ]
     library.nexttoken_attention.restype = None
+    library.nexttoken_layers.argtypes = [
+        c_void_p,
+        c_void_p,
+        POINTER(LayerArguments),
+        POINTER(HeadsArguments),
+        c_int64,
+        POINTER(RowsArguments),
+        c_void_p,
+        c_void_p,
+        c_void_p,
+    ]
+    library.nexttoken_layers.restype = None
     return library

@@ -153,7 +153,7 @@ void linear(Context* context, const Linear& l, const float* x, int64_t num_rows,
                            : USES_PAIRS<FORMAT> ? padded / 2
                                                 : padded;
   const Weights w{static_cast<const char*>(l.weight), l.scale, padded / Line<FORMAT>::INPUTS};
-  float* prepared = static_cast<float*>(scratch(context, 0, num_rows * row_size * 4));
+  float* prepared = static_cast<float*>(scratch(context, INPUTS, num_rows * row_size * 4));
 
   // Blocks as equal as can be: 16 rows are 8 and 8, not 12 and 4.
   const int64_t num_blocks = (num_rows + MAX_ROWS - 1) / MAX_ROWS;

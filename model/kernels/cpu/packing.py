@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 from torch import nn
 
-from model.kernels.cpu.layers import CpuBlock, CpuEmbedding, CpuHead, CpuNorm
+from model.kernels.cpu.layers import CpuBlock, CpuEmbedding, CpuHead, CpuLayers, CpuLinear, CpuNorm
 from model.kernels.cpu.layout import WeightFormat
 from model.kernels.cpu.library import CpuKernels
 from model.layers.embedding import Embedding
@@ -49,6 +49,9 @@ class Packer:
         self._model.get_submodule(parent).add_module(name, self._packed(self._model.get_submodule(layer)))
         # Activations are float32, whatever the weights are.
         self._model.dtype = torch.float32
+        blocks = [block for block in self._model.layers if isinstance(block, CpuBlock)]
+        if len(blocks) == self._model.config.num_layers:
+            self._model.layers = nn.ModuleList([CpuLayers(self._kernels, blocks)])
 
     def _packed(self, layer: nn.Module) -> nn.Module:
         if isinstance(layer, Block):
@@ -66,10 +69,10 @@ class Packer:
 
 def packed_bytes(model: Transformer) -> int:
     """What the weights of a packed model take."""
-    products = []
+    products: list[CpuLinear] = []
     for module in model.modules():
         if isinstance(module, CpuBlock):
-            products += [module.qkv, module.output, module.gate_up, module.down]
+            products += module.products
         elif isinstance(module, CpuEmbedding | CpuHead):
             products.append(module.product)
     return sum(product.weight.num_bytes for product in products)
