@@ -4,10 +4,18 @@ Names follow vLLM's where they mean the same, so that dashboards carry over by t
 sets: routes, status classes, finish reasons and served names, never from what a client sent.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.utils import floatToGoString
 
 from server.engine.client import Engine
 
@@ -24,6 +32,8 @@ class Metrics:
         """`engines` gives the served engines by name."""
         self.registry = CollectorRegistry()
         self.registry.register(_EngineNumbers(engines))
+        self._tokens: dict[str, TokenCounts] = {}
+        self.registry.register(_TokenNumbers(self._tokens))
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(_PREFIX + name, text, labels, registry=self.registry)
@@ -34,17 +44,58 @@ class Metrics:
         self.http_requests = counter("http_requests", "HTTP requests answered", "endpoint", "status")
         self.request_success = counter("request_success", "Choices finished", "model_name", "finished_reason")
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests", "model_name")
-        self.generation_tokens = counter("generation_tokens", "Tokens generated", "model_name")
         self.time_to_first_token = histogram("time_to_first_token_seconds", "From request to first token", _LATENCY_S)
-        self.inter_token_latency = histogram("inter_token_latency_seconds", "Between a choice's tokens", _TOKEN_GAP_S)
         self.e2e_latency = histogram("e2e_request_latency_seconds", "From request to last token", _LATENCY_S)
         self.request_prompt_tokens = histogram("request_prompt_tokens", "Prompt tokens a request", _TOKENS)
         self.request_generation_tokens = histogram("request_generation_tokens", "Tokens generated a request", _TOKENS)
+
+    def tokens(self, model_name: str) -> "TokenCounts":
+        """Where the tokens of this served model are counted."""
+        return self._tokens.setdefault(model_name, TokenCounts())
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         text: bytes = generate_latest(self.registry)
         return text
+
+
+class TokenCounts:
+    """What is counted at each token, in plain numbers: the library's counters take a lock for each of theirs."""
+
+    def __init__(self) -> None:
+        self.num_generated = 0
+        self._gaps = [0] * (len(_TOKEN_GAP_S) + 1)
+        """By bucket; the last is for those above all bounds."""
+        self._gaps_s = 0.0
+
+    def note_gap(self, seconds: float) -> None:
+        """A choice got a token so long after the one before."""
+        self._gaps[bisect_left(_TOKEN_GAP_S, seconds)] += 1
+        self._gaps_s += seconds
+
+    def gaps(self) -> tuple[list[tuple[str, float]], float]:
+        """How many gaps were at most as long as each bound, and the sum of all in seconds."""
+        bounds = map(floatToGoString, (*_TOKEN_GAP_S, float("inf")))
+        return list(zip(bounds, accumulate(self._gaps), strict=True)), self._gaps_s
+
+
+class _TokenNumbers:
+    """The counts of all models, read when asked."""
+
+    def __init__(self, tokens: dict[str, TokenCounts]) -> None:
+        self._tokens = tokens
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["model_name"]
+        generated = CounterMetricFamily(_PREFIX + "generation_tokens", "Tokens generated", labels=labels)
+        gaps = HistogramMetricFamily(
+            _PREFIX + "inter_token_latency_seconds", "Between a choice's tokens", labels=labels
+        )
+        for model_name, counts in self._tokens.items():
+            generated.add_metric([model_name], counts.num_generated)
+            gaps.add_metric([model_name], *counts.gaps())
+        yield generated
+        yield gaps
 
 
 class _EngineNumbers:

@@ -26,6 +26,7 @@ from server.banner import banner
 from server.engine.client import EngineClient
 from server.engine.connection import Connection, WorkerConnection
 from server.engine.messages import WorkerConfig
+from server.http_protocol import HttpProtocol
 from server.settings import BUNDLED_MODEL, Settings, unknown_variables
 from server.version import VERSION
 
@@ -114,8 +115,7 @@ class _Service:
         self._http = HttpServer(
             uvicorn.Config(
                 app,
-                # h11 bounds the size and number of headers; httptools does not, and its cost is quadratic in them.
-                http="h11",
+                http=HttpProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

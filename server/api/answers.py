@@ -15,11 +15,11 @@ from server.api.context import ApiContext
 from server.api.disconnect import until_disconnected
 from server.api.exchange import Exchange, exchange_of
 from server.api.generation import Run
-from server.api.sse import EventStream, event, padded_event
+from server.api.sse import EventStream, EventTemplate, event, padded_event
 from server.protocol.chat_answer import ChatCompletionChunk
 from server.protocol.common import StreamOptions, Usage
 from server.protocol.completions import Completion
-from server.text.events import Event, merged
+from server.text.events import Content, Event, Reasoning, merged
 
 Chunk = Completion | ChatCompletionChunk
 
@@ -47,6 +47,10 @@ class Shape(Protocol[A_co]):
 
     def chunks(self, piece: Piece) -> Iterable[Chunk]:
         """The chunks of a stream that tell of this piece."""
+
+    def plain_text(self, piece: Piece) -> Content | Reasoning | None:
+        """What the piece brings, if that's a text and nothing else: then `chunks` gives one, alike for all such pieces
+        of the choice but for the text."""
 
     def usage_chunk(self, usage: Usage) -> Chunk:
         """The last chunk of a stream whose client asked for usage."""
@@ -96,11 +100,17 @@ async def _events(run: Run, shape: Shape[A], exchange: Exchange, keep: Keep[A] |
     fold = None if keep is None else _Fold()
     options = run.request.stream_options or StreamOptions()
     to_event = padded_event if options.include_obfuscation else event
+    writer = _TextWriter(shape)
+    has_templates = not (options.include_obfuscation or options.continuous_usage_stats)
     try:
         async with aclosing(run.pieces()) as pieces:
             async for piece in pieces:
                 if fold is not None:
                     fold.take(piece)
+                text = shape.plain_text(piece) if has_templates else None
+                if text is not None:
+                    yield writer.event(piece.index, text)
+                    continue
                 chunks = shape.chunks(piece)
                 if options.continuous_usage_stats:
                     chunks = [structs.replace(chunk, usage=run.usage()) for chunk in chunks]
@@ -112,6 +122,26 @@ async def _events(run: Run, shape: Shape[A], exchange: Exchange, keep: Keep[A] |
         await keep(shape.answer(fold.texts(), run.usage()))
     if options.include_usage:
         yield to_event(shape.usage_chunk(run.usage()))
+
+
+class _TextWriter:
+    """Writes the events that tell of text alone, nearly all of most streams, from a template for each kind."""
+
+    def __init__(self, shape: Shape[A]) -> None:
+        self._shape = shape
+        self._templates: dict[tuple[int, type[Content | Reasoning]], EventTemplate] = {}
+
+    def event(self, index: int, text: Content | Reasoning) -> bytes:
+        """As `sse.event` writes the text's chunk."""
+        kind = type(text)
+        template = self._templates.get((index, kind))
+        if template is None:
+            template = self._templates[index, kind] = EventTemplate(lambda words: self._chunk(index, kind(words)))
+        return template.fill(text.text)
+
+    def _chunk(self, index: int, text: Content | Reasoning) -> Chunk:
+        [chunk] = self._shape.chunks(Piece(index, text.text, [text]))
+        return chunk
 
 
 async def _fold(run: Run) -> list[Text]:

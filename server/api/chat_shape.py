@@ -68,6 +68,14 @@ class ChatShape:
             reason = self._finish_reason(piece.finish_reason)
             yield self._chunk([ChunkChoice(index=piece.index, delta=Delta(), finish_reason=reason)])
 
+    def plain_text(self, piece: Piece) -> Content | Reasoning | None:
+        """The piece's text, if it has nothing else."""
+        if len(piece.events) != 1 or piece.tokens or piece.token_ids or piece.finish_reason is not None:
+            return None
+        [event] = piece.events
+        has_begun = piece.index in self._num_calls
+        return event if has_begun and isinstance(event, (Content, Reasoning)) else None
+
     def usage_chunk(self, usage: Usage) -> ChatCompletionChunk:
         """No choices, but the counts."""
         return self._chunk([], usage)

@@ -92,7 +92,9 @@ class ChoiceText:
         self._prompt_ids = prompt_ids
         self._echoed = echoed
         self._request = request
-        self._has_begun = False
+        self._num_logprobs = request.num_logprobs
+        self.has_begun = False
+        """Whether its first piece was taken."""
         self._detokenizer = tokenizer.detokenizer(request.skip_special_tokens, kept=kept)
         self._stop = stop
         self._channels = channels
@@ -103,9 +105,9 @@ class ChoiceText:
 
     def take(self, output: Output, index: int) -> Piece:
         """What this output adds. It may find the end at a stop string, where the engine saw none."""
-        piece = Piece(index, "" if self._has_begun else self._begin(output))
-        if not self._has_begun:
-            piece.prompt, self._has_begun = self._prompt_tokens(output.prompt_logprobs), True
+        piece = Piece(index, "" if self.has_begun else self._begin(output))
+        if not self.has_begun:
+            piece.prompt, self.has_begun = self._prompt_tokens(output.prompt_logprobs), True
         for position, token_id in enumerate(output.token_ids):
             is_stop_token = output.stop_token_id is not None and position == len(output.token_ids) - 1
             shown = () if is_stop_token and not self._request.include_stop_str_in_output else (token_id,)
@@ -124,15 +126,16 @@ class ChoiceText:
             piece.events += self._channels.finish()
             piece.finish_reason = self._channels.finish_reason(piece.finish_reason)
         self.is_over = piece.finish_reason is not None
-        piece.events = merged(piece.events)
+        if len(piece.events) > 1:
+            piece.events = merged(piece.events)
         self._release(piece)
         return piece
 
     def _begin(self, output: Output) -> str:
         if self._echoed is None:
             return ""
-        if output.prompt_logprobs is not None and self._request.num_logprobs is not None:
-            self._held.extend(self._echoed_tokens(output.prompt_logprobs, self._request.num_logprobs))
+        if output.prompt_logprobs is not None and self._num_logprobs is not None:
+            self._held.extend(self._echoed_tokens(output.prompt_logprobs, self._num_logprobs))
         self._num_decoded = len(self._echoed)
         return self._echoed
 
@@ -160,7 +163,7 @@ class ChoiceText:
         offset = self._num_decoded
         new = self._detokenizer.push(shown)
         self._num_decoded += len(new)
-        if self._request.num_logprobs is not None:
+        if self._num_logprobs is not None:
             # Half a character waits for the token that brings the other half.
             end = self._num_decoded if new else self._num_decoded + 1
             self._held.append((end, self._token(token_id, logprobs, offset)))

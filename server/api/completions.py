@@ -21,6 +21,7 @@ from server.errors import InvalidRequest
 from server.protocol.common import Limits, Usage, UsageField, Warnings
 from server.protocol.completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from server.served import ServedModel
+from server.text.events import Content
 from server.text.gap_tokens import gap_tokens
 
 _EXAMPLE = {"prompt": "Once upon a time", "max_tokens": 60, "stream": True}
@@ -115,6 +116,11 @@ class _CompletionShape:
         if piece.finish_reason is not None:
             end = CompletionChoice(text="", index=piece.index, finish_reason=piece.finish_reason)
             yield self._envelope([end], self._no_usage)
+
+    def plain_text(self, piece: Piece) -> Content | None:
+        """The piece's text, if it has nothing else."""
+        has_more = piece.tokens or piece.token_ids or piece.prompt is not None or piece.finish_reason is not None
+        return None if has_more or not piece.text or self._warnings else Content(piece.text)
 
     def usage_chunk(self, usage: Usage) -> Completion:
         """No choices, but the counts."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
-from starlette.types import Scope
+from starlette.types import Scope, Send
 
 from server.api.receipt import Receipt
 
@@ -19,6 +19,8 @@ class Exchange:
     """About fields of the request that have no effect."""
     receipt: Receipt | None = None
     """Where the time went, of a request that generates."""
+    send_body: Send | None = None
+    """The server's own send, for a body in many pieces: every layer between looks at the answer's start alone."""
 
 
 def exchange_in(scope: Scope) -> Exchange:

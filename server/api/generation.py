@@ -73,20 +73,13 @@ class Run:
         async with AsyncExitStack() as stack:
             generations = [await self._enter(stack, prompt) for prompt in self._prompts]
             self._choices = self._make_choices()
-            outputs = await stack.enter_async_context(aclosing(self._until_deadline(_merged(generations))))
+            num_choices = self.request.num_choices
+            outputs = await stack.enter_async_context(aclosing(self._outputs(generations)))
             async for prompt_index, output in outputs:
-                self._check(output)
-                self._note_cached(prompt_index, output.num_cached)
-                self._note_time(output)
-                self._num_accepted += output.num_accepted
-                self._num_rejected += output.num_rejected
-                index = prompt_index * self.request.num_choices + output.index
-                piece = self._choices[index].take(output, index)
-                self._clock.tick(index, len(output.token_ids))
-                if piece.finish_reason is not None:
-                    self._clock.finish(piece.finish_reason)
-                    if output.finish_reason is None:
-                        generations[prompt_index].finish(output.index)
+                index = prompt_index * num_choices + output.index
+                piece = self._take(prompt_index, index, output)
+                if piece.finish_reason is not None and output.finish_reason is None:
+                    generations[prompt_index].finish(output.index)
                 yield piece
             for index, choice in enumerate(self._choices):
                 if not choice.is_over:  # the deadline came first
@@ -94,21 +87,6 @@ class Run:
                     yield choice.take(Output(index=index, token_ids=[], num_cached=0, finish_reason="length"), index)
         self._clock.end(self.usage())
         self.receipt.is_complete = True
-
-    async def _until_deadline(
-        self, outputs: AsyncGenerator[tuple[int, Output], None]
-    ) -> AsyncGenerator[tuple[int, Output], None]:
-        """The outputs that come before the request's deadline, if it has one."""
-        deadline_ms = self.request.deadline_ms
-        deadline = None if deadline_ms is None else asyncio.get_running_loop().time() + deadline_ms / 1000
-        async with aclosing(outputs):
-            while True:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        output = await anext(outputs)
-                except (StopAsyncIteration, TimeoutError):
-                    return
-                yield output
 
     def usage(self) -> Usage:
         """What was computed so far. A prompt counts once, however many choices it has."""
@@ -135,6 +113,24 @@ class Run:
             )
         )
 
+    def _outputs(self, generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Output], None]:
+        outputs, deadline_ms = _merged(generations), self.request.deadline_ms
+        return outputs if deadline_ms is None else _within(outputs, deadline_ms / 1000)
+
+    def _take(self, prompt_index: int, index: int, output: Output) -> Piece:
+        now, choice = time.monotonic(), self._choices[index]
+        if output.finish_reason is not None:
+            self._note_end(output)
+        if not choice.has_begun:
+            self._note_cached(prompt_index, output.num_cached)
+        if self.receipt.take(output, now):
+            self._note_pace()
+        piece = choice.take(output, index)
+        self._clock.tick(index, len(output.token_ids), now)
+        if piece.finish_reason is not None:
+            self._clock.finish(piece.finish_reason)
+        return piece
+
     def _make_choices(self) -> list[ChoiceText]:
         request, tokenizer = self.request, self.model.tokenizer
         # Building one takes time in proportion to the stop strings; each choice gets a copy that shares what was built.
@@ -155,7 +151,9 @@ class Run:
             for _ in range(request.num_choices)
         ]
 
-    def _check(self, output: Output) -> None:
+    def _note_end(self, output: Output) -> None:
+        self._num_accepted += output.num_accepted
+        self._num_rejected += output.num_rejected
         match output.finish_reason:
             case "error":
                 logger.error("event=generation_failed id=%s error=%r", self._request_id, output.error)
@@ -168,13 +166,11 @@ class Run:
         self._num_cached[prompt_index] = min(num_cached, self._num_cached.get(prompt_index, num_cached))
         self.receipt.num_cached = sum(self._num_cached.values())
 
-    def _note_time(self, output: Output) -> None:
+    def _note_pace(self) -> None:
         receipt = self.receipt
-        is_first = receipt.prefill_s is None
-        receipt.take(output)
         queue_s, prefill_s = receipt.queue_s, receipt.prefill_s
         # Of several prompts, the first token tells nothing of how long all took.
-        if is_first and prefill_s is not None and queue_s is not None and len(self._prompts) == 1:
+        if prefill_s is not None and queue_s is not None and len(self._prompts) == 1:
             self.model.pace.note(len(self._prompts[0].token_ids) - receipt.num_cached, prefill_s, queue_s)
 
 
@@ -199,6 +195,21 @@ async def _merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int
             task.cancel()
 
 
+async def _within(
+    outputs: AsyncGenerator[tuple[int, Output], None], deadline_s: float
+) -> AsyncGenerator[tuple[int, Output], None]:
+    """The outputs that come before so many seconds from now."""
+    deadline = asyncio.get_running_loop().time() + deadline_s
+    async with aclosing(outputs):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    output = await anext(outputs)
+            except (StopAsyncIteration, TimeoutError):
+                return
+            yield output
+
+
 class _Clock:
     """Measures one request for the metrics."""
 
@@ -207,22 +218,21 @@ class _Clock:
         self._last: dict[int, float] = {}
         """When each choice last got a token."""
         self._first_token = metrics.time_to_first_token.labels(model_name)
-        self._between_tokens = metrics.inter_token_latency.labels(model_name)
-        self._generated = metrics.generation_tokens.labels(model_name)
+        self._tokens = metrics.tokens(model_name)
         self._metrics = metrics
         self._model_name = model_name
 
-    def tick(self, index: int, num_tokens: int) -> None:
+    def tick(self, index: int, num_tokens: int, now: float) -> None:
         """A choice got tokens."""
         if not num_tokens:
             return
-        now, last = time.monotonic(), self._last.get(index)
+        last = self._last.get(index)
         if last is None:
             self._first_token.observe(now - self._started)
         else:
-            self._between_tokens.observe((now - last) / num_tokens)
+            self._tokens.note_gap((now - last) / num_tokens)
         self._last[index] = now
-        self._generated.inc(num_tokens)
+        self._tokens.num_generated += num_tokens
 
     def finish(self, reason: str) -> None:
         """A choice ended."""

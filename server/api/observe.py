@@ -32,7 +32,7 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(_request_id(Headers(scope=scope).get("x-request-id", "")))
+        exchange = Exchange(_request_id(Headers(scope=scope).get("x-request-id", "")), send_body=send)
         scope.setdefault("state", {})["exchange"] = exchange
         started = time.monotonic()
         status = 499  # what stays if nothing was sent, which happens when the server is told to end at once

@@ -16,6 +16,7 @@ class Receipt:
     is_complete: bool = False
     """Whether the last token is there."""
     _asked_at: float = field(default_factory=time.monotonic)
+    """By time.monotonic(), as all times here."""
     _started_at: float | None = None
     _first_token_at: float | None = None
     _last_at: float | None = None
@@ -35,14 +36,13 @@ class Receipt:
         """From there to the last token so far."""
         return _between(self._first_token_at, self._last_at)
 
-    def take(self, output: Output) -> None:
-        """Note what has just come from the worker."""
-        now = time.monotonic()
-        if self._started_at is None:
-            self._started_at = output.started_at
-        if self._first_token_at is None and output.started_at is not None:
-            self._first_token_at = now
+    def take(self, output: Output, now: float) -> bool:
+        """Note what came from the worker at this time. True for the first token."""
         self._last_at = now
+        if self._first_token_at is not None or output.started_at is None:
+            return False
+        self._started_at, self._first_token_at = output.started_at, now
+        return True
 
     def server_timing(self) -> str:
         """The parts that are over, as the header Server-Timing has them: milliseconds each."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import msgspec
@@ -31,12 +31,30 @@ _encode = msgspec.json.Encoder().encode
 
 def event(chunk: msgspec.Struct) -> bytes:
     """The chunk as one event of one line."""
-    line = _encode(chunk)
+    return b"data: " + _line(chunk) + b"\n\n"
+
+
+class EventTemplate:
+    """Events of chunks that are alike but for one text, which are encoded once for all of them."""
+
+    def __init__(self, make_chunk: Callable[[str], msgspec.Struct]) -> None:
+        """`make_chunk` makes the chunk of a text."""
+        # As good as any text: no client's, and nothing that a chunk holds, has 128 random bits of ours in it.
+        place = secrets.token_hex(16)
+        self._parts = event(make_chunk(place)).split(_encode(place))
+
+    def fill(self, text: str) -> bytes:
+        """The event of the chunk of this text."""
+        return _line(text).join(self._parts)
+
+
+def _line(value: msgspec.Struct | str) -> bytes:
+    line = _encode(value)
     if not line.isascii():
         # JSON lets these stand, and readers that split lines as Python's str does would break the event at them.
         for character, escape in _LINE_ENDS:
             line = line.replace(character, escape)
-    return b"data: " + line + b"\n\n"
+    return line
 
 
 def padded_event(chunk: Envelope) -> bytes:
@@ -80,8 +98,8 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the stream. Raises what the events raise, as long as no header was sent."""
         start: Message = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        writer = _Writer(send, start, self._keep_alive_s)
         exchange = exchange_in(scope)
+        writer = _Writer(send, exchange.send_body or send, start, self._keep_alive_s)
         try:
             await until_disconnected(receive, self._write_events(writer, exchange.request_id))
         except ClientDisconnected:
@@ -117,23 +135,28 @@ class EventStream(Response):
 class _Writer:
     """The connection: sends the start before the first bytes, and comments into long silences."""
 
-    def __init__(self, send: Send, start: Message, keep_alive_s: float) -> None:
+    def __init__(self, send: Send, send_body: Send, start: Message, keep_alive_s: float) -> None:
         self.has_started = False
         self._send = send
+        self._send_body = send_body
         self._start = start
         self._keep_alive_s = keep_alive_s
         self._clock = asyncio.get_running_loop().time
         self._sent_at = self._clock()
-        # The start must be through before the other task's bytes are sent.
         self._lock = asyncio.Lock()
 
     async def write(self, data: bytes) -> None:
+        if not self.has_started:
+            await self._send_start()
+        await self._send_body({"type": "http.response.body", "body": data, "more_body": True})
+        self._sent_at = self._clock()
+
+    async def _send_start(self) -> None:
+        # It must be through before the other task's bytes are sent.
         async with self._lock:
             if not self.has_started:
                 await self._send(self._start)
                 self.has_started = True
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
-            self._sent_at = self._clock()
 
     async def keep_alive(self) -> None:
         while True:

@@ -74,6 +74,8 @@ class PendingGeneration:
         self._drop = drop
         self._news: deque[PendingChoice] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        # Asking for it at each wait is a system call (getpid, in Python 3.11).
+        self._loop = asyncio.get_running_loop()
 
     def __aiter__(self) -> AsyncIterator[Output]:
         return self
@@ -82,7 +84,7 @@ class PendingGeneration:
         while not self._news:
             if not self.choices:
                 raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
         choice = self._news.popleft()
         if choice.finished is not None:

@@ -21,6 +21,11 @@ class ChannelPlan:
     """After so many calls the text is over."""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether there is but one channel: all text is content."""
+        return self.tags is None and self.tool_format is None
+
+    @property
     def marks(self) -> tuple[str, ...]:
         """Spellings that have to be in the text even where they are special tokens."""
         tags = (self.tags.opening, self.tags.closing) if self.tags is not None else ()
@@ -36,9 +41,10 @@ class Channels:
         self.is_over = False
         """Whether whatever the model writes now is unwanted."""
         self._plan = plan
+        self._is_plain = plan.is_plain
         self._source = Source()
         self._reading = self._read()
-        self._spaces = _Spaces(is_kept=plan.tags is None and plan.tool_format is None)
+        self._spaces = _Spaces(is_kept=plan.is_plain)
         self._num_calls = 0
         self._is_last_complete = False
 
@@ -46,6 +52,8 @@ class Channels:
         """What is known with the next piece of text."""
         if self.is_over or not text:
             return []
+        if self._is_plain:
+            return [Content(text)]
         self._source.feed(text)
         return self._advance()
 

@@ -25,6 +25,8 @@ class StopMatcher:
         After a stop string nothing more is sent. Without `may_stop`, for text before `min_tokens`, a complete stop
         string is text like any other.
         """
+        if not self._root.next:
+            return text, None
         if self._found is not None:
             return "", self._found
         held, self._held = self._held + text, ""

@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.http_protocol import HttpProtocol
 from server.served import ServedModel, ServedModels
 from server.settings import Settings
 from server.store import ChatStore
@@ -133,7 +134,8 @@ def fold(chunks: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 @asynccontextmanager
 async def listening(app: FastAPI) -> AsyncIterator[str]:
     """The app on a real socket; gives its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off", http="h11"))
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off", http=HttpProtocol)
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

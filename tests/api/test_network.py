@@ -197,6 +197,9 @@ def test_nw13_clients_add_no_series_to_the_metrics() -> None:
     assert set(after) - created == set(before) - created
     model = ("model_name", "tiny")
     assert after[("nexttoken:generation_tokens_total", model)] == 10 * 3
+    assert after[("nexttoken:inter_token_latency_seconds_count", model)] == 10 * 2
+    assert after[("nexttoken:inter_token_latency_seconds_bucket", ("le", "+Inf"), model)] == 10 * 2
+    assert 0 < after[("nexttoken:inter_token_latency_seconds_sum", model)] < 60
     assert after[("nexttoken:request_success_total", ("finished_reason", "stop"), model)] == 10
     assert after[("nexttoken:time_to_first_token_seconds_count", model)] == 10
     assert after[("nexttoken:num_requests_running", model)] == 0

@@ -56,7 +56,7 @@ def test_waiting_for_a_place_counts_as_queue_and_not_as_prefill() -> None:
     receipt = Receipt()
     asked_at = time.monotonic()
     assert receipt.server_timing() == ""
-    receipt.take(Output(index=0, token_ids=[1], num_cached=0, started_at=asked_at + 3))
+    receipt.take(Output(index=0, token_ids=[1], num_cached=0, started_at=asked_at + 3), asked_at)
     assert receipt.queue_s == pytest.approx(3, abs=0.5)
     assert receipt.prefill_s == 0, "the clock of the worker's step can't be ahead of ours by more than rounding"
 

@@ -6,12 +6,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.api.exchange import Exchange
-from server.api.sse import EventStream
+from server.api.sse import EventStream, EventTemplate, event
 from server.errors import RequestError
+from server.protocol.chat_answer import ChatCompletionChunk, ChunkChoice, Delta
 from tests.api.serving import TEXT, Served, ask, events, listening, refused, serve
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -81,6 +85,33 @@ def test_st11_text_with_line_ends_stays_one_event_a_chunk() -> None:
     answer = ask(served, COMPLETIONS, {"prompt": "a", "max_tokens": 100, "stream": True})
     assert "".join(c["text"] for chunk in events(answer.text) for c in chunk["choices"]) == text
     assert not {"\u2028", "\u2029", "\x85", "\r"}.intersection(answer.text)
+
+
+@given(text=st.text(), before=st.text(max_size=5))
+def test_a_template_writes_the_event_of_the_chunk_that_it_is_made_of(text: str, before: str) -> None:
+    def chunk(words: str) -> msgspec.Struct:
+        delta = Delta(reasoning_content=words, reasoning=words)  # twice in one chunk
+        choice = ChunkChoice(index=1, delta=delta)
+        return ChatCompletionChunk(
+            id="i", object=before, created=1, model=before, system_fingerprint="f", choices=[choice]
+        )
+
+    template = EventTemplate(chunk)
+    assert template.fill(before) == event(chunk(before))
+    assert template.fill(text) == event(chunk(text))
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+def test_chunks_of_text_are_the_same_whether_or_not_they_are_made_from_a_template(path: str) -> None:
+    def chunks(**options: bool) -> list[Any]:
+        body = BODIES[path] | {"n": 2, "extra": 1, "include_warnings": True}
+        body |= {"stream": True, "stream_options": {"include_usage": True, **options}}
+        return [
+            {name: value for name, value in chunk.items() if name not in ("id", "created", "usage")}
+            for chunk in events(ask(serve("a b\n" * 5), path, body).text)
+        ]
+
+    assert chunks() == chunks(continuous_usage_stats=True)
 
 
 async def play(
