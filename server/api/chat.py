@@ -76,8 +76,9 @@ async def _prediction(model: ServedModel, body: ChatCompletionRequest) -> list[i
 def _channels(dialect: Dialect, tools: ToolUse, is_thinking: bool) -> ChannelPlan:
     return ChannelPlan(
         tags=dialect.tags,
-        tool_format=dialect.tool_format if tools.functions else None,
+        tool_format=dialect.tool_format if tools.offers else None,
         tool_names=tools.names,
+        custom_names=tools.custom_names,
         is_thinking=is_thinking,
         max_calls=tools.max_calls,
     )

@@ -8,7 +8,7 @@ from model.grammar import Grammar, json_term
 from server.api.grammars import GrammarDoor
 from server.errors import InvalidRequest
 from server.protocol.structured import MAX_GRAMMAR_CHARS, Form, schema_form
-from server.protocol.tools import FunctionDefinition, ToolUse
+from server.protocol.tools import Offer, ToolUse
 from server.served import ServedModel
 from server.text.answer_grammar import AnswerRules, answer_grammar
 from server.text.channels import ChannelPlan
@@ -32,11 +32,11 @@ async def answer_form(
         _check_mix(plan, form)
     warnings = await door.check(form, model)
     is_json = form is not None and form.grammar.kind == "json_schema"
-    if form is not None and not tools.functions and not (is_json and plan.tags is not None):
+    if form is not None and not tools.offers and not (is_json and plan.tags is not None):
         # Only a JSON form can be told from thoughts before it: with another one there are none.
         return AnswerForm(form.grammar, replace(plan, tags=None), warnings)
-    alone = [_alone(function, path) for function, path in zip(tools.functions, tools.paths, strict=True)]
-    names = [function.name for function in tools.functions]
+    alone = [_alone(offer) for offer in tools.offers]
+    names = [offer.function.name for offer in tools.offers]
     parameters = dict(zip(names, (_term(its_form.grammar) for its_form in alone), strict=True))
     answer = _term(form.grammar) if form is not None and is_json else None
     rules = AnswerRules(plan, parameters, tools.is_required, answer)
@@ -45,7 +45,7 @@ async def answer_form(
         return AnswerForm(None, plan, warnings)
     if len(text) > MAX_GRAMMAR_CHARS:
         raise InvalidRequest(f"the tools have more than {MAX_GRAMMAR_CHARS} characters", param=tools.param)
-    whole = Form(form.param if form is not None and not tools.functions else tools.param, Grammar("ebnf", text))
+    whole = Form(form.param if form is not None and not tools.offers else tools.param, Grammar("ebnf", text))
     try:
         warnings += await door.check(whole, model)
     except InvalidRequest:
@@ -65,11 +65,10 @@ def _check_mix(plan: ChannelPlan, form: Form) -> None:
     )
 
 
-def _alone(function: FunctionDefinition, path: str) -> Form:
-    """The form of a function's arguments. Raises InvalidRequest for a schema beyond the limits."""
-    param = f"{path}.parameters"
-    schema = {"type": "object", **function.parameters}
-    return schema_form(schema, param, is_lenient=not function.strict)
+def _alone(offer: Offer) -> Form:
+    """The form of a tool's arguments. Raises InvalidRequest for a schema beyond the limits."""
+    schema = {"type": "object", **offer.function.parameters}
+    return schema_form(schema, offer.schema_path, is_lenient=not offer.function.strict)
 
 
 def _term(grammar: Grammar) -> str:

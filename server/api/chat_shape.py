@@ -4,6 +4,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from msgspec import UNSET, UnsetType, structs
 
@@ -12,12 +13,14 @@ from server.api.choice_text import Piece, Token
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.chat_answer import (
     AssistantMessage,
+    CalledCustom,
     CalledFunction,
     ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
     ChatLogprobs,
     ChunkChoice,
+    CustomDelta,
     Delta,
     FunctionDelta,
     MadeToolCall,
@@ -27,7 +30,7 @@ from server.protocol.chat_answer import (
 )
 from server.protocol.common import Usage, UsageField, Warnings
 from server.served import ServedModel
-from server.text.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from server.text.events import CallArguments, CallEnd, CallInput, CallStart, Content, Event, Reasoning
 
 
 class ChatShape:
@@ -113,34 +116,44 @@ class ChatShape:
         calls = _calls(events)
         return AssistantMessage(
             content=content if content or not (calls or reasoning) else None,
-            tool_calls=[
-                MadeToolCall(id=self._call_id(index, position), function=call) for position, call in enumerate(calls)
-            ]
+            tool_calls=[self._made(index, position, call) for position, call in enumerate(calls)]
             if calls and not self._is_older_form
             else UNSET,
-            function_call=calls[0] if calls and self._is_older_form else UNSET,
+            function_call=CalledFunction(calls[0].name, calls[0].text) if calls and self._is_older_form else UNSET,
             reasoning_content=reasoning,
             reasoning=reasoning,
         )
 
-    def _delta(self, index: int, event: Content | Reasoning | CallStart | CallArguments) -> Delta:
+    def _delta(self, index: int, event: Content | Reasoning | CallStart | CallArguments | CallInput) -> Delta:
         match event:
             case Content(text):
                 return Delta(content=text)
             case Reasoning(text):
                 return Delta(reasoning_content=text, reasoning=text)
-            case CallStart(name):
-                function = FunctionDelta(name=name, arguments="")
-                self._num_calls[index] += 1
+        if isinstance(event, CallStart):
+            self._num_calls[index] += 1
+        part = self._call_delta(index, self._num_calls[index] - 1, event)
+        return Delta(function_call=part.function) if self._is_older_form else Delta(tool_calls=[part])
+
+    def _call_delta(self, index: int, position: int, event: CallStart | CallArguments | CallInput) -> ToolCallDelta:
+        match event:
             case CallArguments(text):
-                function = FunctionDelta(arguments=text)
-        if self._is_older_form:
-            return Delta(function_call=function)
-        position = self._num_calls[index] - 1
-        if isinstance(event, CallArguments):
-            return Delta(tool_calls=[ToolCallDelta(index=position, function=function)])
+                return ToolCallDelta(index=position, function=FunctionDelta(arguments=text))
+            case CallInput(text):
+                return ToolCallDelta(index=position, custom=CustomDelta(input=text))
         call_id = self._call_id(index, position)
-        return Delta(tool_calls=[ToolCallDelta(index=position, id=call_id, type="function", function=function)])
+        if event.is_custom:
+            return ToolCallDelta(
+                index=position, id=call_id, type="custom", custom=CustomDelta(name=event.name, input="")
+            )
+        function = FunctionDelta(name=event.name, arguments="")
+        return ToolCallDelta(index=position, id=call_id, type="function", function=function)
+
+    def _made(self, index: int, position: int, call: "_Call") -> MadeToolCall:
+        call_id = self._call_id(index, position)
+        if call.is_custom:
+            return MadeToolCall(id=call_id, type="custom", custom=CalledCustom(call.name, call.text))
+        return MadeToolCall(id=call_id, type="function", function=CalledFunction(call.name, call.text))
 
     def _call_id(self, index: int, position: int) -> str:
         return self._call_ids.setdefault((index, position), f"call_{secrets.token_hex(12)}")
@@ -178,11 +191,19 @@ def _prompt_ids(text: Piece | Text) -> list[int] | UnsetType:
     return UNSET if text.prompt is None or text.prompt.token_ids is None else text.prompt.token_ids
 
 
-def _calls(events: Sequence[Event]) -> list[CalledFunction]:
-    calls: list[tuple[str, list[str]]] = []
+class _Call(NamedTuple):
+    name: str
+    is_custom: bool
+    text: str
+    """Its arguments, or its input."""
+
+
+def _calls(events: Sequence[Event]) -> list[_Call]:
+    calls: list[_Call] = []
     for event in events:
-        if isinstance(event, CallStart):
-            calls.append((event.name, []))
-        elif isinstance(event, CallArguments):
-            calls[-1][1].append(event.text)
-    return [CalledFunction(name, "".join(arguments)) for name, arguments in calls]
+        match event:
+            case CallStart(name, is_custom):
+                calls.append(_Call(name, is_custom, ""))
+            case CallArguments(text) | CallInput(text):
+                calls[-1] = calls[-1]._replace(text=calls[-1].text + text)
+    return calls

@@ -79,12 +79,12 @@ async def encode_conversation(model: ServedModel, body: Conversation) -> Encoded
 
 
 def _tools(dialect: Dialect, use: ToolUse) -> list[dict[str, Any]]:
-    if use.functions and dialect.tool_format is None:
+    if use.offers and dialect.tool_format is None:
         raise InvalidRequest(
             "the server doesn't know how this model writes tool calls; start it with --tool-call-parser",
             param=use.param,
         )
-    return [function.for_template() for function in use.functions]
+    return [offer.function.for_template() for offer in use.offers]
 
 
 def _effort(model: ServedModel, effort: str | None) -> dict[str, JsonValue]:

@@ -16,6 +16,7 @@ from server.protocol.tools import (
     Function,
     FunctionCallField,
     FunctionDefinition,
+    Offer,
     Tool,
     ToolCall,
     ToolChoiceField,
@@ -119,13 +120,19 @@ class Conversation(WireModel):
     @property
     def tool_use(self) -> ToolUse:
         """The tools that the model is told of. Raises InvalidRequest for those that contradict each other."""
-        functions = [tool.function for tool in self.tools]
-        return choose_tools(functions, None, param="tools", choice_param="tool_choice", is_single=False)
+        return choose_tools(self._offers, None, param="tools", choice_param="tool_choice", is_single=False)
+
+    @property
+    def _offers(self) -> list[Offer]:
+        return [tool.offer(f"tools.{index}") for index, tool in enumerate(self.tools)]
 
     def check_prompt(self) -> None:
         """Raise InvalidRequest where the fields contradict each other."""
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidRequest("not together with add_generation_prompt", param="continue_final_message")
+        for index, message in enumerate(self.messages):
+            for position, call in enumerate(message.tool_calls):
+                call.check(f"messages.{index}.tool_calls.{position}")
 
 
 # The part of an answer's tokens that may be thoughts.
@@ -219,12 +226,18 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     def tool_use(self) -> ToolUse:
         """The tools that the choice leaves, none of them if nothing is to be called."""
         if self.functions:
+            paths = [f"functions.{index}" for index in range(len(self.functions))]
+            offers = [Offer(one, path, f"{path}.parameters") for one, path in zip(self.functions, paths, strict=True)]
             return choose_tools(
-                self.functions, self.function_call, param="functions", choice_param="function_call", is_single=True
+                offers, self.function_call, param="functions", choice_param="function_call", is_single=True
             )
-        tools = [tool.function for tool in self.tools]
-        is_single = not self.parallel_tool_calls
-        return choose_tools(tools, self.tool_choice, param="tools", choice_param="tool_choice", is_single=is_single)
+        return choose_tools(
+            self._offers,
+            self.tool_choice,
+            param="tools",
+            choice_param="tool_choice",
+            is_single=not self.parallel_tool_calls,
+        )
 
     def check(self, limits: Limits) -> None:
         """Raise InvalidRequest where fields contradict each other or exceed what the model has."""

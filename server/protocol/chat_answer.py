@@ -42,12 +42,20 @@ class CalledFunction(msgspec.Struct, frozen=True):
     arguments: str
 
 
+class CalledCustom(msgspec.Struct, frozen=True):
+    """A call of a custom tool, with its input as it is."""
+
+    name: str
+    input: str
+
+
 class MadeToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool call of the answer."""
+    """A tool call of the answer, with the member that its type names."""
 
     id: str
-    type: Literal["function"] = "function"
-    function: CalledFunction
+    type: Literal["function", "custom"]
+    function: CalledFunction | UnsetType = UNSET
+    custom: CalledCustom | UnsetType = UNSET
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,13 +102,21 @@ class FunctionDelta(msgspec.Struct, frozen=True, kw_only=True):
     arguments: str
 
 
+class CustomDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """A call's name, in its first chunk, and the next piece of its input."""
+
+    name: str | UnsetType = UNSET
+    input: str
+
+
 class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
     """What a chunk adds to a tool call. `id` and `type` come once, with the name."""
 
     index: int
     id: str | UnsetType = UNSET
-    type: Literal["function"] | UnsetType = UNSET
-    function: FunctionDelta
+    type: Literal["function", "custom"] | UnsetType = UNSET
+    function: FunctionDelta | UnsetType = UNSET
+    custom: CustomDelta | UnsetType = UNSET
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):

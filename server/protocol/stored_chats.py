@@ -68,11 +68,12 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _FUNCTION = {"name": True, "arguments": True}
+_CALL: dict[str, Any] = {"id": True, "type": True, "function": _FUNCTION, "custom": {"name": True, "input": True}}
 
 
 def stored_message(message: Message, message_id: str) -> StoredMessage:
     """A message of a request as it is given back."""
-    calls = [call.model_dump(include={"id": True, "type": True, "function": _FUNCTION}) for call in message.tool_calls]
+    calls = [call.model_dump(include=_CALL, exclude_none=True) for call in message.tool_calls]
     call = message.function_call
     return StoredMessage(
         id=message_id,

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, JsonValue
 
 from server.errors import InvalidRequest
-from server.protocol.common import Name
+from server.protocol.common import Name, ToolName
+from server.protocol.custom_tools import CustomCall, CustomDefinition
 from server.protocol.wire import WireModel
 
-ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 MAX_TOOLS = 128
 
 _NO_PARAMETERS: dict[str, JsonValue] = {"type": "object", "properties": {}}
@@ -41,14 +41,23 @@ class ToolCall(WireModel):
 
     id: Name = ""
     """What the tool's answer refers to."""
-    type: Literal["function"] = "function"
-    """Functions are the only kind."""
-    function: Function
-    """The call."""
+    type: Literal["function", "custom"] = "function"
+    """What kind of tool was called."""
+    function: Function | None = None
+    """The call of a function."""
+    custom: CustomCall | None = None
+    """The call of a custom tool."""
 
     def for_template(self) -> dict[str, Any]:
-        """The call as chat templates expect it."""
-        return {"id": self.id, "type": "function", "function": self.function.for_template()}
+        """The call as chat templates expect it, to which every tool is a function."""
+        call = self.function if self.type == "function" else self.custom
+        assert call is not None
+        return {"id": self.id, "type": "function", "function": call.for_template()}
+
+    def check(self, path: str) -> None:
+        """Raise InvalidRequest where what was called is missing. `path`: where the call stands."""
+        if (self.function if self.type == "function" else self.custom) is None:
+            raise _missing(self.type, f"{path}.{self.type}")
 
 
 class FunctionDefinition(WireModel):
@@ -70,16 +79,43 @@ class FunctionDefinition(WireModel):
 
 
 class Tool(WireModel):
-    """A tool, which is a function."""
+    """A tool: a function, or one that takes a text."""
 
-    type: Literal["function"] = "function"
-    """Functions are the only kind."""
-    function: FunctionDefinition
+    type: Literal["function", "custom"] = "function"
+    """What kind of tool it is."""
+    function: FunctionDefinition | None = None
     """The function."""
+    custom: CustomDefinition | None = None
+    """The tool that takes a text."""
+
+    def offer(self, path: str) -> "Offer":
+        """The tool as a function. `path`: where it stands. Raises InvalidRequest."""
+        path = f"{path}.{self.type}"
+        if self.type == "function" and self.function is not None:
+            return Offer(self.function, path, f"{path}.parameters")
+        if self.type == "custom" and (custom := self.custom) is not None:
+            function = FunctionDefinition(
+                name=custom.name, description=custom.description, parameters=custom.parameters(path), strict=True
+            )
+            return Offer(function, path, f"{path}.format.grammar.definition", is_custom=True)
+        raise _missing(self.type, path)
 
 
-class FunctionName(WireModel):
-    """A function of the request's own."""
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A tool of the request, as the model and the grammars know it."""
+
+    function: FunctionDefinition
+    path: str
+    """Where it stands in the request."""
+    schema_path: str
+    """Where its arguments are described."""
+    is_custom: bool = False
+    """Whether its one argument is the input of a custom tool."""
+
+
+class ToolNamed(WireModel):
+    """A tool of the request's own."""
 
     name: ToolName
     """Its name."""
@@ -88,10 +124,19 @@ class FunctionName(WireModel):
 class ToolReference(WireModel):
     """One tool of the request's own."""
 
-    type: Literal["function"] = "function"
-    """Functions are the only kind."""
-    function: FunctionName
+    type: Literal["function", "custom"] = "function"
+    """What kind of tool it is."""
+    function: ToolNamed | None = None
     """The function."""
+    custom: ToolNamed | None = None
+    """The custom tool."""
+
+    def named(self, param: str) -> str:
+        """The tool's name. Raises InvalidRequest where it is missing."""
+        tool = self.function if self.type == "function" else self.custom
+        if tool is None:
+            raise _missing(self.type, param)
+        return tool.name
 
 
 class AllowedTools(WireModel):
@@ -106,12 +151,14 @@ class AllowedTools(WireModel):
 class ToolChoice(WireModel):
     """Whether a tool is called, and which."""
 
-    type: Literal["none", "auto", "required", "function", "allowed_tools"]
+    type: Literal["none", "auto", "required", "function", "custom", "allowed_tools"]
     """`none`, `auto` and `required` also stand alone, as strings."""
-    function: FunctionName | None = None
+    function: ToolNamed | None = None
     """The function to call, for `function`."""
+    custom: ToolNamed | None = None
+    """The custom tool to call, for `custom`."""
     allowed_tools: AllowedTools | None = None
-    """The functions to choose from, for `allowed_tools`."""
+    """The tools to choose from, for `allowed_tools`."""
 
 
 def _as_choice(value: Any) -> Any:
@@ -127,7 +174,7 @@ def _as_function_choice(value: Any) -> Any:
 _Mode = Literal["none", "auto", "required"]
 ToolChoiceField = Annotated[ToolChoice, BeforeValidator(_as_choice, json_schema_input_type=_Mode | ToolChoice)]
 FunctionCallField = Annotated[
-    ToolChoice, BeforeValidator(_as_function_choice, json_schema_input_type=Literal["none", "auto"] | FunctionName)
+    ToolChoice, BeforeValidator(_as_function_choice, json_schema_input_type=Literal["none", "auto"] | ToolNamed)
 ]
 
 
@@ -135,70 +182,69 @@ FunctionCallField = Annotated[
 class ToolUse:
     """The tools that one answer may call."""
 
-    functions: tuple[FunctionDefinition, ...] = ()
+    offers: tuple[Offer, ...] = ()
     """None: calls are not looked for, and the template hears of no tool."""
     is_required: bool = False
     """Whether the answer must be a call."""
     max_calls: int | None = None
     param: str = "tools"
     """The field they came in."""
-    paths: tuple[str, ...] = ()
-    """Where each stood in the request."""
 
     @property
     def names(self) -> frozenset[str]:
         """What calls are told by."""
-        return frozenset(function.name for function in self.functions)
+        return frozenset(offer.function.name for offer in self.offers)
+
+    @property
+    def custom_names(self) -> frozenset[str]:
+        """Those of custom tools."""
+        return frozenset(offer.function.name for offer in self.offers if offer.is_custom)
 
 
 def choose_tools(
-    functions: Sequence[FunctionDefinition],
-    choice: ToolChoice | None,
-    *,
-    param: str,
-    choice_param: str,
-    is_single: bool,
+    offers: Sequence[Offer], choice: ToolChoice | None, *, param: str, choice_param: str, is_single: bool
 ) -> ToolUse:
     """The tools that are left by the choice. Raises InvalidRequest for one that isn't there."""
-    paths = [f"{param}.{index}.function" if param == "tools" else f"{param}.{index}" for index in range(len(functions))]
-    _check(functions, paths)
-    mode, wanted = ("auto" if functions else "none"), None
+    _check(offers)
+    mode, wanted = ("auto" if offers else "none"), None
     if choice is not None:
         mode, wanted = _read_choice(choice, choice_param)
-    if mode == "required" and not functions:
+    if mode == "required" and not offers:
         raise InvalidRequest(f"{choice_param} needs {param}", param=choice_param)
-    if wanted is not None and (unknown := wanted - {function.name for function in functions}):
+    if wanted is not None and (unknown := wanted - {offer.function.name for offer in offers}):
         raise InvalidRequest(f"{min(unknown)!r} is not in {param}", param=choice_param)
-    left = [i for i, function in enumerate(functions) if wanted is None or function.name in wanted]
+    left = tuple(offer for offer in offers if wanted is None or offer.function.name in wanted)
     if mode == "none" or not left:
         return ToolUse()
-    return ToolUse(
-        functions=tuple(functions[i] for i in left),
-        is_required=mode == "required",
-        max_calls=1 if is_single or (choice is not None and choice.type == "function") else None,
-        param=param,
-        paths=tuple(paths[i] for i in left),
-    )
+    is_named = choice is not None and choice.type in ("function", "custom")
+    return ToolUse(left, is_required=mode == "required", max_calls=1 if is_single or is_named else None, param=param)
 
 
 def _read_choice(choice: ToolChoice, param: str) -> tuple[str, set[str] | None]:
     """none, auto or required, and the names to choose from if not all."""
     match choice:
-        case ToolChoice(type="function", function=FunctionName(name=name)):
+        case ToolChoice(type="function", function=ToolNamed(name=name)):
+            return "required", {name}
+        case ToolChoice(type="custom", custom=ToolNamed(name=name)):
             return "required", {name}
         case ToolChoice(type="allowed_tools", allowed_tools=AllowedTools(mode=mode, tools=tools)):
-            return mode, {tool.function.name for tool in tools}
-        case ToolChoice(type="function" | "allowed_tools"):
-            raise InvalidRequest(f"of type {choice.type!r} needs the member {choice.type!r}", param=param)
+            return mode, {tool.named(param) for tool in tools}
+        case ToolChoice(type="function" | "custom" | "allowed_tools"):
+            raise _missing(choice.type, param)
         case _:
             return choice.type, None
 
 
-def _check(functions: Sequence[FunctionDefinition], paths: Sequence[str]) -> None:
+def _missing(kind: str, param: str) -> InvalidRequest:
+    return InvalidRequest(f"of type {kind!r} needs the member {kind!r}", param=param)
+
+
+def _check(offers: Sequence[Offer]) -> None:
     seen: set[str] = set()
-    for function, path in zip(functions, paths, strict=True):
+    for offer in offers:
+        function = offer.function
         if function.name in seen:
-            raise InvalidRequest(f"{function.name!r} is there twice", param=f"{path}.name")
+            raise InvalidRequest(f"{function.name!r} is there twice", param=f"{offer.path}.name")
         if function.parameters.get("type", "object") != "object":
-            raise InvalidRequest("the arguments are an object: its type is 'object'", param=f"{path}.parameters")
+            raise InvalidRequest("the arguments are an object: its type is 'object'", param=offer.schema_path)
         seen.add(function.name)

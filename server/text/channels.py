@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from server.text.custom_calls import CustomCalls
 from server.text.events import CallEnd, Content, Event, Reasoning
 from server.text.reasoning import ReasoningTags
 from server.text.source import Reading, Source
@@ -15,6 +16,8 @@ class ChannelPlan:
     tags: ReasoningTags | None = None
     tool_format: ToolFormat | None = None
     tool_names: frozenset[str] = frozenset()
+    custom_names: frozenset[str] = frozenset()
+    """Those of the tools that take an input instead of arguments."""
     is_thinking: bool = False
     """Whether the prompt has already opened the tags."""
     max_calls: int | None = None
@@ -44,6 +47,7 @@ class Channels:
         self._is_plain = plan.is_plain
         self._source = Source()
         self._reading = self._read()
+        self._custom_calls = CustomCalls(plan.custom_names)
         self._spaces = _Spaces(is_kept=plan.is_plain)
         self._num_calls = 0
         self._is_last_complete = False
@@ -83,7 +87,7 @@ class Channels:
         for event in self._reading:
             if event is None:
                 break
-            events += self._spaces.trim(event)
+            events += [part for told in self._custom_calls.translate(event) for part in self._spaces.trim(told)]
             if isinstance(event, CallEnd):
                 self._num_calls += 1
                 self._is_last_complete = event.is_complete

@@ -25,11 +25,20 @@ class CallStart:
     """A call of this tool begins. It can't be taken back."""
 
     name: str
+    is_custom: bool = False
+    """Whether an input follows, not arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
     """The next piece of the call's arguments, a JSON object."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallInput:
+    """The next piece of the input of a custom tool's call."""
 
     text: str
 
@@ -42,14 +51,14 @@ class CallEnd:
     """Whether the arguments are a whole JSON object; they are not where the text ended or went wrong within them."""
 
 
-Event: TypeAlias = Content | Reasoning | CallStart | CallArguments | CallEnd
+Event: TypeAlias = Content | Reasoning | CallStart | CallArguments | CallInput | CallEnd
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
     """The same with neighbours of one kind joined."""
     joined: list[Event] = []
     for kind, run in groupby(events, key=type):
-        if issubclass(kind, (Content, Reasoning, CallArguments)):
+        if issubclass(kind, (Content, Reasoning, CallArguments, CallInput)):
             joined.append(kind("".join(event.text for event in run if isinstance(event, kind))))
         else:
             joined += run

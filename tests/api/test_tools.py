@@ -285,7 +285,7 @@ NAMED = {"type": "function", "function": {"name": "nope"}}
     ("fields", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools.0.function"),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools.0.type"),
+        ({"tools": [{"type": "file_search"}]}, "tools.0.type"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
         ({"tools": [{"type": "function", "function": {"name": "x" * 65}}]}, "tools.0.function.name"),
         ({"tools": [TOOLS[0], TOOLS[0]]}, "tools.1.function.name"),

@@ -1,6 +1,7 @@
 """Tools with the real engine: whatever the bundled model likes to say, its calls fit their schemas."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -113,3 +114,17 @@ def test_a_schema_that_is_none_is_refused_by_name(client: openai.OpenAI) -> None
         with pytest.raises(openai.BadRequestError) as refusal:
             chat(client, tools=tools, tool_choice=choice)
         assert refusal.value.param == "tools.1.function.parameters"
+
+
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_the_input_of_a_custom_tool_is_text_of_its_format(client: openai.OpenAI, temperature: float) -> None:
+    grammar = {"type": "grammar", "grammar": {"syntax": "regex", "definition": '[a-c]{2} "[ü\\n]{3}"'}}
+    tool = {"type": "custom", "custom": {"name": "run", "format": grammar}}
+    choice = {"type": "custom", "custom": {"name": "run"}}
+    fields = {"tools": [tool, *TOOLS], "tool_choice": choice, "temperature": temperature, "seed": 1}
+    [call] = chat(client, **fields).choices[0].message.tool_calls
+    assert call.custom.name == "run"
+    assert re.fullmatch('[a-c]{2} "[ü\n]{3}"', call.custom.input)
+    deltas = [chunk.choices[0].delta for chunk in chat(client, stream=True, **fields)]
+    parts = [part.model_dump()["custom"] for delta in deltas for part in delta.tool_calls or []]
+    assert "".join(part["input"] for part in parts) == call.custom.input

@@ -44,7 +44,7 @@ def read_string(source: Source) -> Reading[str]:
     """A short string, such as a key or a name. Raises NotJson."""
     pieces: list[str] = []
     size = 0
-    for event in _string(source):
+    for event in read_string_in_pieces(source):
         if isinstance(event, CallArguments):
             pieces.append(event.text)
             size += len(event.text)
@@ -54,6 +54,28 @@ def read_string(source: Source) -> Reading[str]:
             yield event
     text: str = json.loads("".join(pieces))
     return text
+
+
+def read_string_in_pieces(source: Source) -> Reading[None]:
+    """A string of any length, as CallArguments: its quotes, each escape whole, and what is between. Raises NotJson."""
+    if (yield from source.peek()) != '"':
+        raise NotJson("not a string")
+    yield from _pass_one(source)
+    while True:
+        if run := (yield from source.take_run(_PLAIN)):
+            yield CallArguments(run)
+            continue
+        character = yield from source.take()
+        match character:
+            case '"':
+                yield CallArguments(character)
+                return
+            case "\\":
+                yield CallArguments((yield from _escape(source)))
+            case "":
+                raise NotJson("a string without an end")
+            case _:
+                yield CallArguments(json.dumps(character)[1:-1])
 
 
 def read_silently(source: Source) -> Reading[str]:
@@ -85,7 +107,7 @@ def _begin_value(source: Source, closings: list[str]) -> Reading[bool]:
     """A scalar, an empty container or the opening of another one, within which a value follows: then True."""
     character = yield from source.peek()
     if character == '"':
-        yield from _string(source)
+        yield from read_string_in_pieces(source)
         return False
     if character not in ("{", "["):
         yield CallArguments((yield from read_scalar(source)))
@@ -121,32 +143,11 @@ def _after_value(source: Source, closings: list[str]) -> Reading[bool]:
 
 
 def _key(source: Source) -> Reading[None]:
-    yield from _string(source)
+    yield from read_string_in_pieces(source)
     yield from _pass_blank(source)
     if (yield from source.peek()) != ":":
         raise NotJson("a key without a colon")
     yield from _pass_one(source)
-
-
-def _string(source: Source) -> Reading[None]:
-    if (yield from source.peek()) != '"':
-        raise NotJson("not a string")
-    yield from _pass_one(source)
-    while True:
-        if run := (yield from source.take_run(_PLAIN)):
-            yield CallArguments(run)
-            continue
-        character = yield from source.take()
-        match character:
-            case '"':
-                yield CallArguments(character)
-                return
-            case "\\":
-                yield CallArguments((yield from _escape(source)))
-            case "":
-                raise NotJson("a string without an end")
-            case _:
-                yield CallArguments(json.dumps(character)[1:-1])
 
 
 def _escape(source: Source) -> Reading[str]:
