@@ -40,6 +40,9 @@ ONE_THREAD_BYTES = 16 * 2**20
 # The cache has room for this many sequences of full length, if memory allows, even where fewer run at once: what has
 # ended is worth keeping for those that begin alike.
 MIN_CACHED_SEQS = 16
+# Set aside for recorded decode steps. They share the memory of the largest, which for 256 rows of a model with 8192
+# numbers a token is a tenth of this; the rest is for what the driver keeps of each.
+GRAPH_BYTES = 2**29
 
 Progress = Callable[[str, float], None]
 """Told the phase of the start in words, and how far it is (0 to 1)."""
@@ -69,7 +72,8 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
     def runner_with(num_blocks: int) -> ModelRunner:
         return ModelRunner(
             model,
-            _backend(kernels, chosen, num_blocks, options.block_size),
+            # One more than the scheduler knows: rows of padding write there.
+            _backend(kernels, chosen, num_blocks + 1, options.block_size),
             Sampler(options.max_num_seqs, chosen.config.vocab_size, chosen.config.eos_token_ids, chosen.device),
             max_num_seqs=options.max_num_seqs,
             max_model_len=chosen.max_model_len,
@@ -81,6 +85,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
     block_bytes = bytes_per_block(chosen.config, options.block_size, chosen.dtype)
     num_blocks = _num_blocks(options, chosen, block_bytes, runner_with)
     runner = runner_with(num_blocks)
+    runner.record_graphs(num_blocks, GRAPH_BYTES, functools.partial(progress, "recording decode steps"))
     runner.run(largest_batch(1, 1, 1, options.block_size))
     return runner, ModelInfo(
         architecture=chosen.config.architecture,
@@ -147,7 +152,7 @@ def _num_blocks(
     cache_bytes = options.kv_cache_bytes
     if cache_bytes is None:
         largest = largest_batch(options.max_num_seqs, chosen.max_step_tokens, chosen.max_model_len, options.block_size)
-        cache_bytes = _cache_budget(chosen.device, options.gpu_memory_utilization, lambda: runner_with(1).run(largest))
+        cache_bytes = _cache_budget(chosen.device, options.gpu_memory_utilization, lambda: runner_with(1), largest)
     sequence_blocks = -(-chosen.max_model_len // options.block_size)
     num_blocks = min(cache_bytes // block_bytes, max(options.max_num_seqs, MIN_CACHED_SEQS) * sequence_blocks)
     if num_blocks < sequence_blocks:
@@ -202,22 +207,27 @@ def _max_model_len(wanted: int | None, config: ModelConfig) -> int:
     return wanted
 
 
-def _cache_budget(device: torch.device, utilization: float, run_largest_step: Callable[[], object]) -> int:
-    """Bytes for the KV cache, once the weights are loaded: of a GPU, what they and the largest step leave."""
+def _cache_budget(
+    device: torch.device, utilization: float, make_trial: Callable[[], ModelRunner], largest: Batch
+) -> int:
+    """Bytes for the KV cache, once the weights are loaded: of a GPU, what they, the largest step and graphs leave."""
     if device.type == "cpu":
         return int(available_memory() * CPU_CACHE_SHARE)
     torch.cuda.reset_peak_memory_stats(device)  # of what loading took besides the weights
+    trial = make_trial()
+    graph_bytes = GRAPH_BYTES if trial.can_record else 0
     try:
-        run_largest_step()
+        trial.run(largest)
     except torch.OutOfMemoryError:
         raise NotEnoughMemory(
             f"no room on {device} for a largest step beside the weights; "
             "lower --max-num-batched-tokens, --max-num-seqs or --max-model-len"
         ) from None
+    del trial
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     step_bytes = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
-    return int(free - step_bytes - total * (1 - utilization))
+    return int(free - step_bytes - graph_bytes - total * (1 - utilization))
 
 
 def largest_batch(max_num_seqs: int, max_step_tokens: int, max_model_len: int, block_size: int) -> Batch:

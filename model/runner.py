@@ -1,6 +1,6 @@
 """Runs batches: columns to step tensors, through the transformer and the sampler, and back to the host."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,11 @@ from torch import Tensor
 
 from model.attention.base import AttentionBackend, StepTensors
 from model.batch import NOT_SAMPLED, Batch, Join, StepOutput, TokenLogprobs
+from model.constraint import Matcher
+from model.graphs import DecodeGraphs, ladder
 from model.sampler import Draws, Sampler, token_logprobs
-from model.slot_matchers import SlotMatchers
+from model.slot_matchers import SlotMatchers, take
+from model.stream import Stream, stream_of, to_host
 from model.transformer import Transformer
 
 # T tokens in the step, R sampled rows, S slots, L positions of a slot, E hidden size, V vocabulary
@@ -43,8 +46,9 @@ class _Rows:
 
 @dataclass(slots=True, frozen=True)
 class Results:
-    """What a step computed, still on the device."""
+    """What a step computed: copies on the host, which hold once `wait` came back."""
 
+    wait: Callable[[], None]
     num_top: list[int | None]
     """By row of the batch: how many of the most likely tokens its sequence wants listed beside a drawn one."""
     drawn: list[int]
@@ -54,13 +58,16 @@ class Results:
     """By row: the guesses that its draws are held against."""
     prompt_logprobs: dict[int, list[Listed]]
     """By row, in pieces."""
+    matchers: dict[int, Matcher]
+    """By row: those that go on by the drawn tokens."""
 
 
 class ModelRunner:
     """Holds what the model knows of each slot: its tokens and block table here, its sampling parameters in the sampler.
 
     Drawn tokens go into the token table on the device, from which the next step reads them, so no step waits for the
-    host to send back what the last one drew.
+    host to send back what the last one drew: on an asynchronous device a step can be enqueued before the last one's
+    results are read.
     """
 
     def __init__(
@@ -72,29 +79,69 @@ class ModelRunner:
         max_num_seqs: int,
         max_model_len: int,
         block_size: int,
+        stream: Stream | None = None,
     ) -> None:
+        """`stream` is the device's own unless another is given."""
         self._model = model
         self._backend = backend
         self._sampler = sampler
         self._device = model.device
+        self._stream = stream or stream_of(model.device)
+        self._graphs = DecodeGraphs()
+        self._max_num_seqs = max_num_seqs
+        self._max_model_len = max_model_len
         self.block_size = block_size
-        # On the host: the back end's plan and the write positions are computed there.
-        self._block_tables = np.zeros((max_num_seqs, -(-max_model_len // block_size)), dtype=np.int32)
+        # On the host: the back end's plan and the write positions are computed there. The last slot is for padding.
+        self._block_tables = np.zeros((max_num_seqs + 1, -(-max_model_len // block_size)), dtype=np.int32)
         # Room for one more: the token drawn at the limit is stored, though nothing follows it.
-        self._tokens_SL = torch.zeros((max_num_seqs, max_model_len + 1), dtype=torch.int32, device=self._device)
+        self._tokens_SL = torch.zeros((max_num_seqs + 1, max_model_len + 1), dtype=torch.int32, device=self._device)
         self._token_list = self._tokens_SL.view(-1)
         self._joins: dict[int, Join] = {}
         self._matchers = SlotMatchers(model.config.vocab_size)
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether `enqueue` comes back before the device has computed the step."""
+        return self._stream.is_asynchronous
+
+    @property
+    def can_record(self) -> bool:
+        """Whether decode steps can be recorded."""
+        return self._backend.can_record
+
+    @torch.inference_mode()
+    def record_graphs(self, padding_block: int, max_bytes: int, progress: Callable[[float], None]) -> int:
+        """Record decode steps, where the back end can be recorded, in about `max_bytes` of memory.
+
+        Rows of padding write to `padding_block`, which no sequence may have. Returns the most rows of a recorded step.
+        """
+        if not self.can_record:
+            return 0
+        self._block_tables[self._max_num_seqs] = padding_block
+        self._graphs.record(
+            self._stream,
+            self._longest_decode,
+            lambda step: self._model(step, self._backend),
+            sizes=ladder(self._max_num_seqs),
+            max_bytes=max_bytes,
+            progress=progress,
+        )
+        return self._graphs.max_rows
+
     def run(self, batch: Batch) -> StepOutput:
         """Compute the batch's tokens, draw a next token for the rows that reach their end."""
-        output = _read(self.enqueue(batch))
-        self._matchers.take(batch.slots, output)
+        return self.read(self.enqueue(batch))
+
+    def read(self, results: Results) -> StepOutput:
+        """Wait for a step's results. To be called in the order of `enqueue`, once for each step."""
+        results.wait()
+        output = _output(results)
+        take(results.matchers, output)
         return output
 
     @torch.inference_mode()
     def enqueue(self, batch: Batch) -> Results:
-        """The device's part of `run`, for none of which the host waits."""
+        """Tell the device to compute a batch, after all that it was told before. Waits for nothing."""
         self._take_in(batch)
         num_draws = np.array(batch.is_sampled, dtype=np.int64)
         for row, draft in batch.drafts.items():
@@ -109,17 +156,21 @@ class ModelRunner:
         )
         self._write_drafts(batch)
         params = [self._joins[slot].params for slot in batch.slots]
-        hidden_TE = self._model(self._step_tensors(rows), self._backend)
+        hidden_TE = self._hidden(rows)
+        draws = self._sample(hidden_TE, rows) if rows.drawn.size else None
+        prompt_logprobs = {
+            row: list(self._prompt_logprobs(hidden_TE, rows, row))
+            for row, p in enumerate(params)
+            if p.prompt_logprobs is not None
+        }
         return Results(
             num_top=[p.logprobs for p in params],
             drawn=rows.drawn.tolist(),
-            draws=self._sample(hidden_TE, rows) if rows.drawn.size else None,
+            draws=None if draws is None else _on_host(draws),
             drafts=batch.drafts,
-            prompt_logprobs={
-                row: list(self._prompt_logprobs(hidden_TE, rows, row))
-                for row, p in enumerate(params)
-                if p.prompt_logprobs is not None
-            },
+            prompt_logprobs=prompt_logprobs,
+            matchers=self._matchers.of(batch.slots),
+            wait=self._stream.mark(),
         )
 
     def _take_in(self, batch: Batch) -> None:
@@ -148,10 +199,30 @@ class ModelRunner:
         places_N, token_ids_N = self._to_device(np.stack((np.concatenate(places), np.concatenate(token_ids))))
         self._token_list.index_copy_(0, places_N, token_ids_N.int())
 
-    def _step_tensors(self, rows: _Rows) -> StepTensors[Any]:
-        starts = rows.ends - rows.num_new
-        positions_T = np.arange(rows.ends[-1]) + np.repeat(rows.num_computed - starts, rows.num_new)
-        slots_T = np.repeat(rows.slots, rows.num_new)
+    def _hidden(self, rows: _Rows) -> Tensor:
+        """The hidden states of the rows' tokens, and of padding after them where a recorded step is played."""
+        num_padded = self._graphs.num_rows_for(len(rows.slots)) if (rows.num_new == 1).all() else None
+        if num_padded is None:
+            hidden_TE: Tensor = self._model(
+                self._step_tensors(rows.slots, rows.num_computed, rows.num_new), self._backend
+            )
+            return hidden_TE
+        num_more = num_padded - len(rows.slots)
+        slots = np.concatenate((rows.slots, np.full(num_more, self._max_num_seqs)))
+        num_computed = np.concatenate((rows.num_computed, np.zeros(num_more, dtype=np.int64)))
+        return self._graphs.play(self._step_tensors(slots, num_computed, np.ones_like(slots)))
+
+    def _longest_decode(self, num_rows: int) -> StepTensors[Any]:
+        """A decode step of padding at the end of the longest context."""
+        ones = np.ones(num_rows, dtype=np.int64)
+        return self._step_tensors(ones * self._max_num_seqs, ones * (self._max_model_len - 1), ones)
+
+    def _step_tensors(
+        self, slots: NDArray[np.int64], num_computed: NDArray[np.int64], num_new: NDArray[np.int64]
+    ) -> StepTensors[Any]:
+        starts = np.cumsum(num_new) - num_new
+        positions_T = np.arange(num_new.sum()) + np.repeat(num_computed - starts, num_new)
+        slots_T = np.repeat(slots, num_new)
         blocks_T = self._block_tables[slots_T, positions_T // self.block_size].astype(np.int64)
         write_T = blocks_T * self.block_size + positions_T % self.block_size
         read_T = self._places(slots_T, positions_T)
@@ -160,7 +231,7 @@ class ModelRunner:
             token_ids_T=self._token_list.index_select(0, read).long(),
             positions_T=positions,
             write_T=write,
-            plan=self._backend.plan(rows.slots, rows.num_computed, rows.num_new, self._block_tables),
+            plan=self._backend.plan(slots, num_computed, num_new, self._block_tables),
         )
 
     def _sample(self, hidden_TE: Tensor, rows: _Rows) -> Draws:
@@ -172,7 +243,8 @@ class ModelRunner:
         # Computed while the device, which was only told what to do, computes the logits.
         masks = self._matchers.masks(slots.tolist())
         draws = self._sampler.sample(logits_RV, slots.tolist(), num_tokens.tolist(), self._tokens_SL, masks)
-        self._token_list.index_copy_(0, next_R, draws.token_ids_R.int())
+        # A step may be on its way that reads these before the host knows of a failed draw: it must find a token.
+        self._token_list.index_copy_(0, next_R, draws.token_ids_R.clamp(min=0).int())
         return draws
 
     def _prompt_logprobs(self, hidden_TE: Tensor, rows: _Rows, row: int) -> Iterator[Listed]:
@@ -185,7 +257,8 @@ class ModelRunner:
             stop = min(start + PROMPT_LOGPROB_ROWS, last)
             logits_RV = self._model.logits(hidden_TE.narrow(0, offset + start, stop - start))
             chosen_R = self._tokens_SL.select(0, join.slot).narrow(0, start + 1, stop - start).long()
-            yield token_logprobs(logits_RV, chosen_R, join.params.prompt_logprobs or 0)
+            chosen, top_ids, top = token_logprobs(logits_RV, chosen_R, join.params.prompt_logprobs or 0)
+            yield to_host(chosen), to_host(top_ids), to_host(top)
 
     def _places(self, slots: NDArray[np.int64] | np.int64, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where these slots have the tokens of these positions, in the table read as one list."""
@@ -195,8 +268,12 @@ class ModelRunner:
         return torch.from_numpy(column).to(self._device, non_blocking=True)
 
 
-def _read(results: Results) -> StepOutput:
-    """Wait for the device, and bring the results over."""
+def _on_host(draws: Draws) -> Draws:
+    listed = (draws.chosen_logprob_R, draws.top_ids_RK, draws.top_RK)
+    return Draws(to_host(draws.token_ids_R), *(None if part is None else to_host(part) for part in listed))
+
+
+def _output(results: Results) -> StepOutput:
     output = StepOutput(token_ids=[NOT_SAMPLED] * len(results.num_top))
     if results.draws is not None:
         drawn: dict[int, list[int]] = {}

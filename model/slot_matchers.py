@@ -2,7 +2,7 @@
 
 # C rows with a grammar, W bytes of a mask
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,24 +59,11 @@ class SlotMatchers:
             self._write(slots[row], bits_W)
         return TokenMasks(np.array(rows, dtype=np.int64), bits_CW)
 
-    def take(self, slots: Sequence[int], output: StepOutput) -> None:
-        """Go on by the drawn tokens of the rows' slots, and note in the output which texts are complete by them.
-
-        A token that the grammar rejects becomes NO_TOKEN.
-        """
+    def of(self, slots: Sequence[int]) -> dict[int, Matcher]:
+        """By row, for those of `slots` that follow a grammar."""
         if not self._matchers:
-            return
-        for row, slot in enumerate(slots):
-            matcher, token_id = self._matchers.get(slot), output.token_ids[row]
-            if matcher is None or token_id < 0:
-                continue
-            try:
-                matcher.take([token_id])
-            except MatchError:
-                output.token_ids[row] = NO_TOKEN
-                continue
-            if matcher.is_complete:
-                output.completed.add(row)
+            return {}
+        return {row: self._matchers[slot] for row, slot in enumerate(slots) if slot in self._matchers}
 
     def _bits(self, token_ids: Sequence[int]) -> NDArray[np.uint8]:
         bits_W, ids = np.zeros(self._mask_bytes, dtype=np.uint8), np.array(token_ids)
@@ -95,3 +82,21 @@ class SlotMatchers:
             bits_W[:] = 0
             del self._matchers[slot]
             self._failed.add(slot)
+
+
+def take(matchers: Mapping[int, Matcher], output: StepOutput) -> None:
+    """Go on by the tokens drawn in the rows of these matchers, and note in the output which texts are complete by them.
+
+    A token that the grammar rejects becomes NO_TOKEN.
+    """
+    for row, matcher in matchers.items():
+        token_id = output.token_ids[row]
+        if token_id < 0:
+            continue
+        try:
+            matcher.take([token_id])
+        except MatchError:
+            output.token_ids[row] = NO_TOKEN
+            continue
+        if matcher.is_complete:
+            output.completed.add(row)

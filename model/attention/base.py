@@ -32,6 +32,13 @@ class StepTensors(Generic[PlanT]):
 class AttentionBackend(Protocol[PlanT]):
     """Writes and reads the KV cache. Holds the cache; what a step needs comes with the step."""
 
+    can_record: bool
+    """Whether steps of one new token a row can be recorded and played back (see model/graphs.py).
+
+    Then `attend` only enqueues such a step, its plan is a dataclass, and the plan of as many rows of the longest
+    context serves every other once that one's tensors were copied to the beginnings of its own, all else unchanged.
+    """
+
     @staticmethod
     def supports(config: ModelConfig, device: torch.device) -> str | None:
         """None, or the reason why this back end can't run the model there."""

@@ -37,6 +37,8 @@ class CpuPlan:
 class CpuAttention:
     """Holds the cache: float32 or bfloat16, keys `[tile, K, D, 16]` and values `[tile, K, 16, D]` for each layer."""
 
+    can_record = False
+
     def __init__(
         self, kernels: CpuKernels, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:

@@ -77,6 +77,8 @@ class TorchPlan:
 class TorchAttention:
     """Attention with the kernels that torch has."""
 
+    can_record = False
+
     def __init__(self, config: ModelConfig, cache: KVCache) -> None:
         self.cache = cache
         self.num_kv_heads = config.num_kv_heads

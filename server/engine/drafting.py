@@ -50,17 +50,20 @@ class Drafter:
         self._text.append(token_id)
         self._cursor += 1
 
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether a guess would be made if the text ended here."""
+        return not self._wait and self._next_place() is not None
+
     def guess(self) -> list[int]:
         """Up to MAX_DRAFTS next tokens."""
         if self._wait:
             self._wait -= 1
             return []
-        if not self._goes_on_at(self._cursor):
-            self._index()
-            place = self._place_after.get(self._last_tokens(len(self._text)))
-            if place is None:
-                return []
-            self._cursor = place
+        place = self._next_place()
+        if place is None:
+            return []
+        self._cursor = place
         self._is_predicted = self._cursor < self._num_predicted
         if self._is_predicted:
             return self._text[self._cursor : min(self._cursor + MAX_DRAFTS, self._num_predicted)]
@@ -83,6 +86,13 @@ class Drafter:
             self._pause = FIRST_PAUSE
         else:
             self._wait, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+
+    def _next_place(self) -> int | None:
+        """Where in the text the next token may stand already."""
+        if self._goes_on_at(self._cursor):
+            return self._cursor
+        self._index()
+        return self._place_after.get(self._last_tokens(len(self._text)))
 
     def _goes_on_at(self, place: int) -> bool:
         """Whether the text up to `place` ends as all of it does; a prediction may still be shorter than an n-gram."""

@@ -1,6 +1,7 @@
 """The engine: scheduler and runner joined into add, abort and step. No I/O."""
 
-from typing import Literal, Protocol
+from collections import deque
+from typing import Generic, Literal, Protocol, TypeVar
 
 from model.batch import Batch, SamplingParams, StepOutput
 from model.constraint import Constraint
@@ -11,19 +12,36 @@ from server.engine.messages import Finished, Lookup, Request, Started, Stats, St
 from server.engine.scheduler import Progress, Scheduler, SchedulerLimits
 from server.engine.sequence import Sequence
 
+ResultsT = TypeVar("ResultsT")
 
-class Runner(Protocol):
-    """What computes a batch: `model.runner.ModelRunner`, or a fake in tests."""
-
-    def run(self, batch: Batch) -> StepOutput:
-        """Compute the batch's tokens and draw the next ones."""
+# On an asynchronous device one step is enqueued while the one before is computed, so that the device never waits for
+# the host. More would only make whatever arrives or ends wait longer.
+MAX_IN_FLIGHT = 2
 
 
-class Engine:
+class Runner(Protocol[ResultsT]):
+    """What computes batches: `model.runner.ModelRunner`, or a fake in tests."""
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether `enqueue` comes back before the batch is computed."""
+
+    def enqueue(self, batch: Batch) -> ResultsT:
+        """Compute the batch's tokens and draw the next ones, after all that was enqueued before."""
+
+    def read(self, results: ResultsT) -> StepOutput:
+        """What `enqueue` drew; waits until it is there. To be called in the order of `enqueue`, once for each."""
+
+
+class Engine(Generic[ResultsT]):
     """Generates for many requests at once, one step a call."""
 
-    def __init__(self, runner: Runner, limits: SchedulerLimits, max_model_len: int, eos_token_ids: frozenset[int]):
+    def __init__(
+        self, runner: Runner[ResultsT], limits: SchedulerLimits, max_model_len: int, eos_token_ids: frozenset[int]
+    ) -> None:
         self._runner = runner
+        self._max_in_flight = MAX_IN_FLIGHT if runner.is_asynchronous else 1
+        self._in_flight: deque[ResultsT] = deque()
         self._scheduler = Scheduler(limits)
         self._max_model_len = max_model_len
         self._eos_token_ids = eos_token_ids
@@ -35,7 +53,8 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self._scheduler.has_work or bool(self._rejected or self._num_cached) or self._grammars.has_ready
+        has_answers = bool(self._in_flight or self._rejected or self._num_cached)
+        return self._scheduler.has_work or has_answers or self._grammars.has_ready
 
     @property
     def is_compiling(self) -> bool:
@@ -78,14 +97,16 @@ class Engine:
         self._num_cached[lookup.lookup_id] = self._scheduler.num_cached(sequence)
 
     def step(self) -> StepResult:
-        """Compute one batch."""
+        """Compute one batch: the device is given as much as it may have, and the oldest results are read."""
         for request, outcome in self._grammars.take_ready():
             if isinstance(outcome, Constraint):
                 self._queue(request, outcome)
             else:
                 self._reject(request, f"the grammar can't be used: {outcome}")
-        batch = self._scheduler.schedule()
-        progress = self._scheduler.update(self._runner.run(batch)) if batch.slots else Progress()
+        self._enqueue()
+        progress = Progress()
+        if self._in_flight:
+            progress = self._scheduler.update(self._runner.read(self._in_flight.popleft()))
         rejected, self._rejected = self._rejected, []
         num_cached, self._num_cached = self._num_cached, {}
         return StepResult(
@@ -112,6 +133,16 @@ class Engine:
             num_drafts=scheduler.num_drafts,
             num_accepted_drafts=scheduler.num_accepted_drafts,
         )
+
+    def _enqueue(self) -> None:
+        """Schedule as many steps as may be on their way."""
+        while len(self._in_flight) < self._max_in_flight:
+            if self._in_flight and self._scheduler.awaits_results:
+                return
+            batch = self._scheduler.schedule()
+            if not batch.slots:
+                return
+            self._in_flight.append(self._runner.enqueue(batch))
 
     def _queue(self, request: Request, constraint: Constraint | None) -> None:
         params = request.params

@@ -1,14 +1,15 @@
 """What to compute next: a pure state machine over sequences and blocks (no torch, no clock, no I/O)."""
 
-from array import array
 from bisect import insort
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from model.batch import NO_TOKEN, Batch, Join, StepOutput, TokenLogprobs
-from server.engine.block_pool import BlockPool, chain_hash
+from server.engine.block_pool import BlockPool
 from server.engine.drafting import NO_DRAFTS, StepCosts, worthwhile
+from server.engine.prefix_cache import PrefixCache
 from server.engine.sequence import Sequence
 
 # How often others may be let in before a waiting sequence that lacks blocks; then the door stays shut until it fits.
@@ -51,6 +52,11 @@ class Scheduler:
     Each step: `schedule()` gives a batch, the runner computes it, `update()` takes the result. Sequences run in order
     of rank (priority, then arrival). When blocks run out, the last one in that order is preempted: it gives its blocks
     back and waits to be computed again. The first in order is never preempted, so some sequence always ends.
+
+    A batch may be scheduled before the results of those before it are here, unless `awaits_results`: a sequence goes on
+    by a token that is not known yet, and one that turns out to have ended has what was still drawn for it thrown away.
+    Blocks are freed at once even so: a device works in the order in which it is told, so whatever the next holder
+    writes there comes after all that is on its way.
     """
 
     def __init__(self, limits: SchedulerLimits) -> None:
@@ -67,10 +73,9 @@ class Scheduler:
         self._sequences: dict[int, Sequence] = {}
         self._free_slots = list(range(limits.max_num_seqs - 1, -1, -1))
         self._num_arrived = 0
-        # Full blocks that a running sequence is about to compute. Who needs the same content waits for it instead.
-        self._in_progress: dict[bytes, Sequence] = {}
-        self._scheduled: list[tuple[Sequence, int]] = []
-        """The rows of the batch, each with its number of drafts."""
+        self._prefix_cache = PrefixCache(self.pool, is_shared=limits.prefix_caching)
+        self._in_flight: deque[list[tuple[Sequence, int]]] = deque()
+        """The rows, each with its number of drafts, of every batch whose result is not here, oldest first."""
         self._started: list[Sequence] = []
 
     @property
@@ -78,12 +83,29 @@ class Scheduler:
         """Whether any sequence waits or runs."""
         return bool(self._sequences)
 
+    @property
+    def awaits_results(self) -> bool:
+        """Whether the next batch can't be scheduled before the results of those on their way are here.
+
+        How many drafts are right decides where a row goes on; a guess is made from the token before, and so is a
+        grammar's mask; the parts of a prompt's log-probabilities are handed out in order. All else is known
+        beforehand.
+        """
+        guesses = self._is_small_enough_to_draft
+        for rows in self._in_flight:
+            for sequence, num_drafts in rows:
+                if num_drafts or sequence.constraint is not None or sequence.owes_prompt_logprobs:
+                    return True
+                if guesses and sequence.drafter is not None and sequence.drafter.is_hopeful:
+                    return True
+        return False
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind those of its priority."""
         self._num_arrived += 1
         sequence.arrival = self._num_arrived
         self._sequences[sequence.id] = sequence
-        self._extend_hashes(sequence, len(sequence.token_ids))
+        self._prefix_cache.extend_hashes(sequence)
         insort(self.waiting, sequence, key=_rank)
 
     def abort(self, sequence_id: int) -> bool:
@@ -91,17 +113,13 @@ class Scheduler:
         sequence = self._sequences.get(sequence_id)
         if sequence is None:
             return False
-        if sequence.slot < 0:
-            self.waiting.remove(sequence)
-        else:
-            self._leave(sequence)
-        del self._sequences[sequence_id]
+        self._forget(sequence)
         return True
 
     def num_cached(self, sequence: Sequence) -> int:
         """How many tokens of a sequence that is not queued would be found in the cache now."""
-        self._extend_hashes(sequence, len(sequence.token_ids))
-        return len(self._find_cached(sequence)) * self.limits.block_size
+        self._prefix_cache.extend_hashes(sequence)
+        return len(self._prefix_cache.find(sequence)) * self.limits.block_size
 
     def take_started(self) -> list[Sequence]:
         """Sequences scheduled for the first time since the last call."""
@@ -109,9 +127,9 @@ class Scheduler:
         return started
 
     def schedule(self) -> Batch:
-        """The next step's batch. Empty only when nothing waits or runs."""
+        """The next step's batch. Empty only when nothing is left to compute beside what is on its way."""
         batch = Batch()
-        self._scheduled = []
+        rows: list[tuple[Sequence, int]] = []
         self._preempt_for_priority()
         shares = self._share_budget()
         # Beside unfinished prompts a step's tokens are worth more than guesses.
@@ -122,9 +140,11 @@ class Scheduler:
         while position < len(self.running):
             sequence = self.running[position]
             position += 1
-            wanted = len(sequence.token_ids) - sequence.num_computed
+            wanted = len(sequence.token_ids) + sequence.num_unknown - sequence.num_computed
             if wanted > 1:
                 wanted = shares[sequence.id]
+            elif sequence.num_unknown and sequence.num_generated >= sequence.params.max_tokens:
+                continue  # its last token is on its way
             num_new = self._grow(sequence, wanted, batch)
             if num_new:
                 budget -= num_new
@@ -132,15 +152,19 @@ class Scheduler:
                 num_after = len(self.running) - position
                 if draft and len(draft) <= budget - num_after:
                     budget -= self._put_draft(sequence, draft, num_after, batch)
-                self._put(sequence, num_new, batch)
-        self._admit(budget, batch)
+                rows.append(self._put(sequence, num_new, batch))
+        rows += self._admit(budget, batch)
+        if rows:
+            self._in_flight.append(rows)
         return batch
 
     def update(self, output: StepOutput) -> Progress:
-        """Take the result of the batch that `schedule` gave last."""
+        """Take the result of the oldest batch whose result was not taken."""
         progress = Progress()
         token_ids = output.token_ids
-        for row, (sequence, num_drafts) in enumerate(self._scheduled):
+        for row, (sequence, num_drafts) in enumerate(self._in_flight.popleft()):
+            if sequence.is_over:
+                continue  # aborted, or ended by the token before
             if row in output.prompt_logprobs:
                 self._hand_out_prompt_logprobs(sequence, output.prompt_logprobs[row], progress)
             token = token_ids[row]
@@ -148,15 +172,15 @@ class Scheduler:
                 progress.finished.append((sequence, "error"))
                 continue
             if token >= 0:
+                sequence.num_unknown -= 1
                 self._take_token(sequence, token, row in output.completed, progress)
                 if row in output.logprobs:
                     progress.logprobs[sequence.id] = output.logprobs[row]
                 if num_drafts:
                     self._take_accepted(sequence, num_drafts, output.accepted[row], progress)
-            self._register_full_blocks(sequence)
+            self._prefix_cache.register(sequence)
         for sequence, _ in progress.finished:
-            self._leave(sequence)
-            del self._sequences[sequence.id]
+            self._forget(sequence)
         return progress
 
     def check(self) -> None:
@@ -170,7 +194,7 @@ class Scheduler:
         assert {s.id for s in self.waiting} | {s.id for s in self.running} == set(self._sequences)
         assert self.running == sorted(self.running, key=_rank)
         assert self.waiting == sorted(self.waiting, key=_rank)
-        assert all(owner in self.running for owner in self._in_progress.values())
+        self._prefix_cache.check(self.running)
 
     def _preempt_for_priority(self) -> None:
         """Make room for a waiting sequence that is more urgent than one that runs."""
@@ -205,12 +229,12 @@ class Scheduler:
 
     def _draft(self) -> dict[int, list[int]]:
         """Guesses that are worth their time, by sequence id, when all running sequences decode."""
-        if 2 * len(self.running) > self.limits.step_costs.largest:
+        if not self._is_small_enough_to_draft:
             return {}
         sequences, guesses = [], []
         for sequence in self.running:
             room = sequence.params.max_tokens - sequence.num_generated - 1
-            if sequence.drafter is not None and room > 0:
+            if sequence.drafter is not None and room > 0 and not sequence.num_unknown:
                 guess = sequence.drafter.guess()[:room]
                 if guess:
                     sequences.append(sequence)
@@ -219,6 +243,10 @@ class Scheduler:
             return {}
         cut = worthwhile(guesses, len(self.running), self.limits.step_costs)
         return {sequence.id: draft for sequence, draft in zip(sequences, cut, strict=True) if draft}
+
+    @property
+    def _is_small_enough_to_draft(self) -> bool:
+        return 2 * len(self.running) <= self.limits.step_costs.largest
 
     def _put_draft(self, sequence: Sequence, draft: list[int], num_after: int, batch: Batch) -> int:
         """Add guesses to the row that is put next, if free blocks hold them: nobody is preempted for a guess.
@@ -245,43 +273,36 @@ class Scheduler:
         self._allocate(sequence, min(needed, self.pool.num_available), batch)
         return min(num_new, len(sequence.blocks) * self.limits.block_size - sequence.num_computed)
 
-    def _admit(self, budget: int, batch: Batch) -> None:
-        """Let waiting sequences in: the first in rank, then the shortest, while slots, blocks and budget last."""
+    def _admit(self, budget: int, batch: Batch) -> list[tuple[Sequence, int]]:
+        """Let waiting sequences in: the first in rank, then the shortest, while slots, blocks and budget last.
+
+        Returns their rows.
+        """
+        rows: list[tuple[Sequence, int]] = []
         if not (self.waiting and self._free_slots and budget):
-            return
+            return rows
         first, *others = self.waiting
         others.sort(key=_shortness)
         limit = _first_share(first, others, budget)
         for sequence in [first, *others]:
             if not (self._free_slots and budget):
-                return
-            cached = self._find_cached(sequence)
-            if self._is_in_progress(sequence, len(cached)):
+                return rows
+            if sequence.num_unknown:
+                continue  # just preempted: what it was drawn is still on its way
+            cached = self._prefix_cache.find(sequence)
+            if self._prefix_cache.is_in_progress(sequence, len(cached)):
                 continue
             if self._fits(sequence, cached):
                 self._enter(sequence, cached, batch)
                 num_new = self._grow(sequence, min(sequence.num_to_compute, budget, limit), batch)
-                self._put(sequence, num_new, batch)
+                rows.append(self._put(sequence, num_new, batch))
                 budget -= num_new
             elif sequence is first:
                 first.num_passes += 1
                 if first.num_passes > MAX_PASSES:
-                    return
+                    return rows
             limit = budget
-
-    def _find_cached(self, sequence: Sequence) -> list[int]:
-        # At least one token is left to compute, since its logits are wanted.
-        most = len(sequence.token_ids) - 1
-        if sequence.params.prompt_logprobs is not None and sequence.num_prompt_logprobs < sequence.num_prompt - 1:
-            # Cached blocks hold no logits: whoever wants the prompt's must compute it.
-            most = sequence.num_prompt_logprobs
-        return self.pool.find(sequence.block_hashes[: most // self.limits.block_size])
-
-    def _is_in_progress(self, sequence: Sequence, num_cached_blocks: int) -> bool:
-        hashes = sequence.block_hashes
-        if num_cached_blocks >= min(len(hashes), (len(sequence.token_ids) - 1) // self.limits.block_size):
-            return False
-        return sequence.params.prompt_logprobs is None and hashes[num_cached_blocks] in self._in_progress
+        return rows
 
     def _fits(self, sequence: Sequence, cached: list[int]) -> bool:
         """Whether all that it has to compute fits now. With nothing else running, one block is enough to begin."""
@@ -299,8 +320,7 @@ class Scheduler:
         self._record_blocks(sequence, cached, batch)
         sequence.num_registered = len(cached)
         sequence.num_computed = len(cached) * self.limits.block_size
-        for key in sequence.block_hashes[len(cached) :]:
-            self._in_progress.setdefault(key, sequence)
+        self._prefix_cache.claim(sequence)
         batch.joins.append(
             Join(
                 sequence.slot,
@@ -318,14 +338,17 @@ class Scheduler:
             self.prefix_query_tokens += sequence.num_prompt
             self._started.append(sequence)
 
-    def _put(self, sequence: Sequence, num_new: int, batch: Batch) -> None:
-        num_drafts = len(batch.drafts.get(len(batch.slots), ()))
+    def _put(self, sequence: Sequence, num_new: int, batch: Batch) -> tuple[Sequence, int]:
+        """Add the sequence's row. Returns it as `_in_flight` keeps it."""
+        num_drafts = len(batch.drafts.get(len(batch.slots), ())) if batch.drafts else 0
         batch.slots.append(sequence.slot)
         batch.num_computed.append(sequence.num_computed)
         batch.num_new.append(num_new + num_drafts)
         sequence.num_computed += num_new
-        batch.is_sampled.append(sequence.num_computed == len(sequence.token_ids))
-        self._scheduled.append((sequence, num_drafts))
+        is_sampled = sequence.num_computed == len(sequence.token_ids) + sequence.num_unknown
+        batch.is_sampled.append(is_sampled)
+        sequence.num_unknown += is_sampled
+        return sequence, num_drafts
 
     def _take_token(self, sequence: Sequence, token: int, is_complete: bool, progress: Progress) -> None:
         params = sequence.params
@@ -364,6 +387,14 @@ class Scheduler:
             progress.prompt_logprobs[sequence.id] = entries[len(entries) - (end - start) :]
             sequence.num_prompt_logprobs = end
 
+    def _forget(self, sequence: Sequence) -> None:
+        if sequence.slot < 0:
+            self.waiting.remove(sequence)
+        else:
+            self._leave(sequence)
+        sequence.is_over = True
+        del self._sequences[sequence.id]
+
     def _preempt(self, sequence: Sequence) -> None:
         self.num_preemptions += 1
         self._leave(sequence)
@@ -373,45 +404,12 @@ class Scheduler:
         """Take a running sequence's slot and blocks back. The one place where blocks are freed."""
         self.running.remove(sequence)
         self._free_slots.append(sequence.slot)
-        for key in sequence.block_hashes[sequence.num_registered :]:
-            if self._in_progress.get(key) is sequence:
-                del self._in_progress[key]
+        self._prefix_cache.disclaim(sequence)
         self.pool.release(sequence.blocks)
         sequence.slot = -1
         sequence.blocks = []
         sequence.num_computed = 0
         sequence.num_registered = 0
-
-    def _register_full_blocks(self, sequence: Sequence) -> None:
-        """Make the blocks that a step has filled findable."""
-        num_full = sequence.num_computed // self.limits.block_size
-        if num_full == sequence.num_registered:
-            return
-        self._extend_hashes(sequence, sequence.num_computed)
-        for index in range(sequence.num_registered, num_full):
-            key = sequence.block_hashes[index]
-            self.pool.register(sequence.blocks[index], key)
-            if self._in_progress.get(key) is sequence:
-                del self._in_progress[key]
-        sequence.num_registered = num_full
-
-    def _extend_hashes(self, sequence: Sequence, num_tokens: int) -> None:
-        """Hash the full blocks among the first `num_tokens` tokens, as far as that was not done before."""
-        size, hashes = self.limits.block_size, sequence.block_hashes
-        start, end = len(hashes), num_tokens // size
-        if start == end:
-            return
-        data = array("q", sequence.token_ids[start * size : end * size]).tobytes()
-        parent = hashes[-1] if hashes else self._root(sequence)
-        for offset in range(0, len(data), 8 * size):
-            parent = chain_hash(parent, data[offset : offset + 8 * size])
-            hashes.append(parent)
-
-    def _root(self, sequence: Sequence) -> bytes:
-        """What a sequence's chain of hashes starts from: the salt, or its request where only that may share."""
-        if self.limits.prefix_caching:
-            return chain_hash(b"salt", sequence.salt)
-        return chain_hash(b"request", sequence.request)
 
     def _allocate(self, sequence: Sequence, count: int, batch: Batch) -> None:
         self._record_blocks(sequence, self.pool.allocate(count), batch)

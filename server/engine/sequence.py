@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Tokens known so far, and how many of them have their keys and values in the cache.
+    """Tokens so far, and how many of them have their keys and values in the cache.
 
-    There are no phases: whatever lies between `num_computed` and `len(token_ids)` is to be computed, be it a prompt,
-    a part of one, the last drawn token, or everything again after a preemption.
+    There are no phases: whatever lies between `num_computed` and `num_tokens` is to be computed, be it a prompt, a part
+    of one, the last drawn token, or everything again after a preemption.
     """
 
     id: int
@@ -37,7 +37,10 @@ class Sequence:
     """Cached blocks are shared among sequences of the same salt only."""
     request: bytes = b""
     """Names the request it belongs to."""
+    num_unknown: int = 0
+    """Tokens after those of `token_ids` that steps on their way draw."""
     num_computed: int = 0
+    """Tokens whose keys and values are in the cache or on their way there."""
     num_cached: int = 0
     """Prompt tokens that were found in the prefix cache when it was first scheduled."""
     blocks: list[int] = field(default_factory=list)
@@ -53,19 +56,31 @@ class Sequence:
     """How often others were let in before it while it was first in line but lacked blocks."""
     is_started: bool = False
     """Whether it was ever scheduled."""
+    is_over: bool = False
+    """Whether it has ended or was aborted: what is still drawn for it is thrown away."""
 
     @property
     def num_to_compute(self) -> int:
-        """Known tokens that are not in the cache; 1 for a sequence that just decodes."""
-        return len(self.token_ids) - self.num_computed
+        """Tokens that are not in the cache; 1 for a sequence that just decodes."""
+        return self.num_tokens - self.num_computed
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens so far, known or not."""
+        return len(self.token_ids) + self.num_unknown
 
     @property
     def num_generated(self) -> int:
-        """Tokens drawn so far."""
-        return len(self.token_ids) - self.num_prompt
+        """Tokens drawn so far, known or not."""
+        return self.num_tokens - self.num_prompt
+
+    @property
+    def owes_prompt_logprobs(self) -> bool:
+        """Whether log-probabilities of its prompt are still to be computed."""
+        return self.params.prompt_logprobs is not None and self.num_prompt_logprobs < self.num_prompt - 1
 
     @property
     def stop_token_id(self) -> int | None:
-        """The last token, if it is one that ends a text."""
+        """The last known token, if it is one that ends a text."""
         last = self.token_ids[-1]
         return last if last in self.eos_token_ids or last in self.params.stop_token_ids else None

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from threading import Event, Thread
+from typing import Any
 
 import msgspec
 import zmq
@@ -91,7 +92,7 @@ def main() -> None:
     serve(socket, engine)
 
 
-def serve(socket: Socket, engine: Engine) -> None:
+def serve(socket: Socket, engine: Engine[Any]) -> None:
     """Step while there's work; else sleep until a message comes."""
     while True:
         for message in socket.receive(timeout_ms=_patience_ms(engine)):
@@ -112,7 +113,7 @@ def serve(socket: Socket, engine: Engine) -> None:
         socket.send(msgspec.structs.replace(step, duration_s=time.monotonic() - began))
 
 
-def _patience_ms(engine: Engine) -> int | None:
+def _patience_ms(engine: Engine[Any]) -> int | None:
     """How long to wait for messages before the next step."""
     if engine.has_work:
         return 0

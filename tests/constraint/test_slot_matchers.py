@@ -4,7 +4,7 @@ import numpy as np
 
 from model.batch import NO_TOKEN, NOT_SAMPLED, Join, SamplingParams, StepOutput
 from model.constraint import Constraint
-from model.slot_matchers import SlotMatchers
+from model.slot_matchers import SlotMatchers, take
 from tests.constraint.walks import BYTES, compiled
 
 A, B = BYTES.tokens.index(b"a"), BYTES.tokens.index(b"b")
@@ -51,10 +51,10 @@ def test_gr09_the_token_after_which_nothing_follows_completes_its_row() -> None:
     matchers = SlotMatchers(VOCAB_SIZE)
     matchers.join([join(0, compiled("regex", "ab")), join(1, None), join(2, compiled("regex", "a"))])
     output = StepOutput(token_ids=[A, A, A])
-    matchers.take([0, 1, 2], output)
+    take(matchers.of([0, 1, 2]), output)
     assert (output.token_ids, output.completed) == ([A, A, A], {2})
     output = StepOutput(token_ids=[B])
-    matchers.take([0], output)
+    take(matchers.of([0]), output)
     assert output.completed == {0}
 
 
@@ -62,7 +62,7 @@ def test_rows_that_drew_nothing_go_on_nowhere() -> None:
     matchers = SlotMatchers(VOCAB_SIZE)
     matchers.join([join(0, compiled("regex", "ab"))])
     for token_id in (NOT_SAMPLED, NO_TOKEN):
-        matchers.take([0], StepOutput(token_ids=[token_id]))
+        take(matchers.of([0]), StepOutput(token_ids=[token_id]))
     assert allowed_by_row(matchers, [0]) == {0: {A}}
 
 
@@ -70,7 +70,7 @@ def test_gr09_a_rejected_token_ends_its_own_row_alone() -> None:
     matchers = SlotMatchers(VOCAB_SIZE)
     matchers.join([join(0, compiled("regex", "aa")), join(1, compiled("regex", "aa"))])
     output = StepOutput(token_ids=[B, A])
-    matchers.take([0, 1], output)
+    take(matchers.of([0, 1]), output)
     assert (output.token_ids, output.completed) == ([NO_TOKEN, A], set())
     assert allowed_by_row(matchers, [1]) == {0: {A}}
 
@@ -88,7 +88,7 @@ def test_listed_tokens_are_a_mask_of_their_own_until_the_slot_is_taken_over() ->
     params = SamplingParams(max_tokens=9, allowed_token_ids=(A, B, A, VOCAB_SIZE - 1))
     matchers.join([Join(1, [B], 1, 0, params), join(2, compiled("regex", "a"))])
     assert allowed_by_row(matchers, [0, 1, 2]) == {1: {A, B, VOCAB_SIZE - 1}, 2: {A}}
-    matchers.take([1], StepOutput(token_ids=[A]))
+    take(matchers.of([1]), StepOutput(token_ids=[A]))
     assert allowed_by_row(matchers, [1]) == {0: {A, B, VOCAB_SIZE - 1}}
     matchers.join([join(1, None)])
     assert matchers.masks([1]) is None

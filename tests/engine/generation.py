@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model.batch import SamplingParams, TokenLogprobs
+from model.batch import Batch, SamplingParams, StepOutput, TokenLogprobs
 from model.build import build_runner
 from model.description import RunnerOptions
+from model.runner import ModelRunner, Results
 from server.engine.drafting import NO_DRAFTS, StepCosts
 from server.engine.engine import Engine
 from server.engine.messages import Choice, Request, StepResult
@@ -43,9 +44,30 @@ def save_llama(directory: Path) -> LlamaForCausalLM:
     return model
 
 
+class OverlappedRunner:
+    """A runner whose results are read late, as an asynchronous device's are."""
+
+    is_asynchronous = True
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.runner = runner
+        self.in_flight = 0
+        self.was_ahead = False
+
+    def enqueue(self, batch: Batch) -> Results:
+        self.was_ahead |= self.in_flight > 0
+        self.in_flight += 1
+        return self.runner.enqueue(batch)
+
+    def read(self, results: Results) -> StepOutput:
+        self.in_flight -= 1
+        return self.runner.read(results)
+
+
 def make_engine(
     directory: Path,
     *,
+    is_overlapped: bool = False,
     num_blocks: int | None = None,
     prefix_caching: bool = True,
     step_costs: StepCosts = NO_DRAFTS,
@@ -73,7 +95,8 @@ def make_engine(
         step_costs=step_costs,
     )
     assert limits.num_blocks <= model.num_blocks
-    return Engine(runner, limits, model.max_model_len, frozenset(model.eos_token_ids))
+    used = OverlappedRunner(runner) if is_overlapped else runner
+    return Engine(used, limits, model.max_model_len, frozenset(model.eos_token_ids))
 
 
 @dataclass

@@ -7,6 +7,7 @@ from model.config import ModelConfig, RopeConfig
 from model.kv_cache import KVCache
 from model.runner import ModelRunner
 from model.sampler import Sampler
+from model.stream import HostStream
 from model.transformer import Transformer
 
 CUDA = torch.device("cuda:0")
@@ -29,13 +30,22 @@ LLAMA = ModelConfig(
 )
 
 
-def make_runner(config: ModelConfig = LLAMA, max_num_seqs: int = 8) -> ModelRunner:
+class FakeStream(HostStream):
+    """In place of events and graphs, which need a real device."""
+
+    is_asynchronous = True
+
+
+def make_runner(
+    config: ModelConfig = LLAMA, max_num_seqs: int = 8, attention: type[TorchAttention] = TorchAttention
+) -> ModelRunner:
     """In bfloat16, with a cache of 16 blocks."""
     return ModelRunner(
         Transformer(config, torch.bfloat16, CUDA),
-        TorchAttention(config, KVCache(config, 16, BLOCK, torch.bfloat16, CUDA)),
+        attention(config, KVCache(config, 16, BLOCK, torch.bfloat16, CUDA)),
         Sampler(max_num_seqs, config.vocab_size, config.eos_token_ids, CUDA),
         max_num_seqs=max_num_seqs,
         max_model_len=MAX_MODEL_LEN,
         block_size=BLOCK,
+        stream=FakeStream(),
     )

@@ -6,16 +6,22 @@ So a tensor left on the host, or a wait for the device in the middle of a step, 
 import dataclasses
 
 import pytest
+import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from model.batch import Batch, Join, SamplingParams
 from model.build import largest_batch
 from model.config import RopeConfig
 from model.runner import Results
-from tests.gpu.fake_cuda import BLOCK, CUDA, LLAMA, MAX_MODEL_LEN, make_runner
+from server.engine.engine import Engine
+from server.engine.messages import Choice, Request
+from server.engine.scheduler import SchedulerLimits
+from tests.gpu.fake_cuda import BLOCK, LLAMA, MAX_MODEL_LEN, make_runner
+from tests.recordable import RecordableAttention
 
 pytestmark = pytest.mark.usefixtures("fake_cuda")
 
+CPU = torch.device("cpu")
 GREEDY = SamplingParams(max_tokens=9, temperature=0.0)
 KINDS = [
     GREEDY,
@@ -46,7 +52,7 @@ def batch(num_computed: list[int], num_new: list[int], kinds: list[SamplingParam
 def check(results: Results, count: int) -> None:
     assert results.draws is not None
     assert results.draws.token_ids_R.shape == (count,)
-    assert results.draws.token_ids_R.device == CUDA
+    assert results.draws.token_ids_R.device == CPU, "copied, without waiting"
 
 
 @pytest.mark.parametrize(
@@ -65,12 +71,12 @@ def test_a_step_of_prefill_and_decode_rows_never_waits_for_the_device(config):
     """Whole prompts, chunks with and without context, and decode rows of several lengths, drawn from in every way."""
     results = make_runner(config).enqueue(batch([0, 30, 39, 40, 200, 17, 33, 0], [40, 9, 1, 1, 1, 1, 5, 12], KINDS, 7))
     check(results, 7)
-    assert results.draws.chosen_logprob_R.device == CUDA
+    assert results.draws.chosen_logprob_R.device == CPU
     assert results.draws.top_RK.shape == (7, 5)
     ((chosen, top_ids, _),) = results.prompt_logprobs[6]
     assert chosen.shape == (5,)
     assert top_ids.shape == (5, 3)
-    assert top_ids.device == CUDA
+    assert top_ids.device == CPU
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
@@ -84,6 +90,25 @@ def test_a_step_that_draws_nothing_never_waits_for_the_device():
 
 def test_the_largest_step_never_waits_for_the_device():
     check(make_runner().enqueue(largest_batch(8, 64, MAX_MODEL_LEN, BLOCK)), 8)
+
+
+def test_a_recorded_step_is_filled_in_and_played_without_waiting():
+    runner = make_runner(attention=RecordableAttention)
+    assert runner.record_graphs(15, 2**30, lambda fraction: None) == 8
+    check(runner.enqueue(batch([0, 30, 7], [40, 9, 9], [GREEDY] * 3)), 3)
+    check(runner.enqueue(Batch([0, 1, 2], [40, 39, 16], [1, 1, 1], [True] * 3)), 3)
+
+
+def test_an_engine_enqueues_two_steps_before_it_waits_for_the_first():
+    runner = make_runner()
+    enqueued = []
+    enqueue = runner.enqueue
+    runner.enqueue = lambda batch: enqueued.append(batch) or enqueue(batch)
+    engine = Engine(runner, SchedulerLimits(8, 64, 16, BLOCK), MAX_MODEL_LEN, frozenset({2}))
+    engine.add(Request(prompt_ids=[5] * 20, params=GREEDY, choices=[Choice(0, 0), Choice(1, 1)]))
+    with pytest.raises(DataDependentOutputException):
+        engine.step()
+    assert len(enqueued) == 2
 
 
 def test_reading_what_was_drawn_is_the_wait_that_is_left():

@@ -27,12 +27,25 @@ class _Slot:
     token_ids: list[int]
     join: Join
     blocks: dict[int, int] = field(default_factory=dict)
+    hashes: list[int] = field(default_factory=list)
+    """Of the tokens up to each position, as far as they were asked for."""
+
+    def contents(self, end: int) -> list[int]:
+        """What the cache holds at each position before `end` when it was computed from these tokens."""
+        for token in self.token_ids[len(self.hashes) : end]:
+            self.hashes.append(hash((self.hashes[-1] if self.hashes else 0, token)))
+        return self.hashes[:end]
 
 
 class FakeRunner:
     """Keeps, for every cached position, the tokens up to there, and checks them whenever a row reads them."""
 
-    def __init__(self, block_size: int, max_step_tokens: int, max_num_seqs: int) -> None:
+    def __init__(
+        self, block_size: int, max_step_tokens: int, max_num_seqs: int, *, is_asynchronous: bool = False
+    ) -> None:
+        self.is_asynchronous = is_asynchronous
+        self.max_in_flight = 0
+        self.num_enqueued = self.num_read = 0
         self.block_size = block_size
         self.max_step_tokens = max_step_tokens
         self.max_num_seqs = max_num_seqs
@@ -40,7 +53,18 @@ class FakeRunner:
         self._slots: dict[int, _Slot] = {}
         self._cache: dict[tuple[int, int], int] = {}
 
-    def run(self, batch: Batch) -> StepOutput:
+    def enqueue(self, batch: Batch) -> tuple[int, StepOutput]:
+        """A device computes in the order in which it is told; its results are known when they are read."""
+        self.num_enqueued += 1
+        self.max_in_flight = max(self.max_in_flight, self.num_enqueued - self.num_read)
+        return self.num_enqueued, self._compute(batch)
+
+    def read(self, results: tuple[int, StepOutput]) -> StepOutput:
+        self.num_read += 1
+        assert results[0] == self.num_read, "results are read once, in order"
+        return results[1]
+
+    def _compute(self, batch: Batch) -> StepOutput:
         assert 0 < sum(batch.num_new) <= self.max_step_tokens, "the budget is kept and never empty"
         assert len(set(batch.slots)) == len(batch.slots) <= self.max_num_seqs
         self.num_computed += sum(batch.num_new)
@@ -65,7 +89,9 @@ class FakeRunner:
 
     def _with_drafts(self, slot: int, row: int, batch: Batch) -> _Slot:
         state = self._slots[slot]
-        return _Slot([*state.token_ids, *batch.drafts.get(row, ())], state.join, state.blocks)
+        if row not in batch.drafts:
+            return state
+        return _Slot([*state.token_ids, *batch.drafts[row]], state.join, state.blocks, list(state.hashes))
 
     def _verify(self, state: _Slot, draft: list[int]) -> list[int]:
         accepted: list[int] = []
@@ -79,13 +105,13 @@ class FakeRunner:
         return state.blocks[position // self.block_size], position % self.block_size
 
     def _write(self, state: _Slot, start: int, end: int) -> None:
-        for position in range(start, end):
-            self._cache[self._place(state, position)] = hash(tuple(state.token_ids[: position + 1]))
+        for position, content in enumerate(state.contents(end)[start:], start):
+            self._cache[self._place(state, position)] = content
 
     def _check_context(self, state: _Slot, end: int) -> None:
-        for position in range(end):
+        for position, content in enumerate(state.contents(end)):
             found = self._cache.get(self._place(state, position))
-            assert found == hash(tuple(state.token_ids[: position + 1])), "the cache holds another sequence's tokens"
+            assert found == content, "the cache holds another sequence's tokens"
 
     def _draw(self, state: _Slot, end: int) -> int:
         assert end == len(state.token_ids), "a row draws exactly when all its tokens are computed"

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 
 from model.batch import SamplingParams
@@ -18,7 +19,7 @@ SEEDS_A_TEST = 50
 class Simulation:
     """One random run: requests arrive, some are aborted, and all that happens is checked against the rules."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, is_asynchronous: bool = False) -> None:
         self.random = rng = random.Random(seed)
         block_size = rng.choice([1, 2, 4, 16])
         max_num_seqs = rng.randint(1, 8)
@@ -32,8 +33,9 @@ class Simulation:
             prefix_caching=rng.random() < 0.8,
             step_costs=StepCosts((1, 8, 32), (1.0, 1.1, rng.choice([1.2, 4.0]))) if rng.random() < 0.7 else NO_DRAFTS,
         )
-        self.runner = FakeRunner(block_size, self.limits.max_step_tokens, max_num_seqs)
-        self.engine = Engine(self.runner, self.limits, self.max_model_len, EOS)
+        self.is_asynchronous = is_asynchronous
+        self.start_worker()
+        self.requests: list[Request] = []
         self.expected: dict[int, list[int]] = {}
         self.expected_reasons: dict[int, str] = {}
         self.prompts: dict[int, list[int]] = {}
@@ -43,6 +45,27 @@ class Simulation:
         self.reasons: dict[int, str] = {}
         self.next_id = 0
         self.prefixes = [[rng.randrange(50) for _ in range(60)] for _ in range(2)]
+
+    def start_worker(self) -> None:
+        limits = self.limits
+        self.runner = FakeRunner(
+            limits.block_size, limits.max_step_tokens, limits.max_num_seqs, is_asynchronous=self.is_asynchronous
+        )
+        self.engine = Engine(self.runner, limits, self.max_model_len, EOS)
+
+    def die(self) -> None:
+        """The worker is gone with all that was on its way; a new one goes on with what was received."""
+        self.start_worker()
+        for request in self.requests:
+            choices = [
+                Choice(choice.sequence_id, choice.index, list(self.received[choice.sequence_id]))
+                for choice in request.choices
+                if choice.sequence_id in self.running
+            ]
+            for choice in choices:
+                self.prompt_logprobs.pop(choice.sequence_id, None)
+            if choices:
+                self.engine.add(msgspec.structs.replace(request, choices=choices))
 
     def arrive(self) -> None:
         rng = self.random
@@ -72,16 +95,16 @@ class Simulation:
         salt = rng.choice(["", "", "other"])
         # A prediction that is right for the first choice, but for some tokens.
         prediction = [t if rng.random() < 0.8 else rng.randrange(50) for t in self.expected[choices[0].sequence_id]]
-        self.engine.add(
-            Request(
-                prompt_ids=prompt,
-                params=params,
-                choices=choices,
-                priority=rng.choice([0, 0, 0, -1, 5]),
-                cache_salt=salt,
-                prediction_ids=prediction if rng.random() < 0.5 else [],
-            )
+        request = Request(
+            prompt_ids=prompt,
+            params=params,
+            choices=choices,
+            priority=rng.choice([0, 0, 0, -1, 5]),
+            cache_salt=salt,
+            prediction_ids=prediction if rng.random() < 0.5 else [],
         )
+        self.requests.append(request)
+        self.engine.add(request)
 
     def abort_some(self) -> None:
         victims = self.random.sample(sorted(self.running), min(len(self.running), self.random.randint(1, 3)))
@@ -89,9 +112,9 @@ class Simulation:
         self.running -= set(victims)
 
     def step(self) -> None:
-        before = self.runner.num_computed
+        before = self.runner.num_read
         result = self.engine.step()
-        assert self.runner.num_computed > before, "a step without progress while work waits"
+        assert self.runner.num_read > before, "a step without progress while work waits"
         for sequence_id, token in zip(result.sequence_ids, result.token_ids, strict=True):
             self.received[sequence_id].append(token)
         for sequence_id, entries in result.prompt_logprobs.items():
@@ -109,6 +132,8 @@ class Simulation:
                 self.arrive()
             if self.running and rng.random() < 0.1:
                 self.abort_some()
+            if rng.random() < 0.02:
+                self.die()
             if self.engine.has_work:
                 self.step()
         while self.engine.has_work:
@@ -130,21 +155,24 @@ class Simulation:
             assert values == (known if sequence_id in self.reasons else known[: len(values)])
 
 
+@pytest.mark.parametrize("is_asynchronous", [False, True])
 @pytest.mark.parametrize("block", range(1000 // SEEDS_A_TEST))
-def test_every_request_ends_once_with_the_tokens_of_its_solo_run(block: int) -> None:
+def test_every_request_ends_once_with_the_tokens_of_its_solo_run(block: int, is_asynchronous: bool) -> None:
     for seed in range(block * SEEDS_A_TEST, (block + 1) * SEEDS_A_TEST):
         try:
-            Simulation(seed).run()
+            Simulation(seed, is_asynchronous=is_asynchronous).run()
         except Exception as error:
             error.add_note(f"seed {seed}")
             raise
 
 
-def test_the_simulation_exercises_preemption_sharing_and_aborts() -> None:
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+def test_the_simulation_exercises_preemption_sharing_and_aborts(is_asynchronous: bool) -> None:
     preemptions = hits = right = wrong = 0
     for seed in range(40):
-        simulation = Simulation(seed)
+        simulation = Simulation(seed, is_asynchronous=is_asynchronous)
         simulation.run()
+        assert simulation.runner.max_in_flight == 1 + is_asynchronous
         stats = simulation.engine.stats()
         preemptions += stats.num_preemptions
         hits += stats.prefix_hit_tokens
