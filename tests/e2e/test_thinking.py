@@ -1,11 +1,10 @@
 """Thinking budgets with the real engine: the bundled model, told that it thinks, is made to stop."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.e2e.server_process import ServerProcess, running_server
+from tests.e2e.server_process import ServerProcess
 
 OPEN = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "<think>"}]
 SCHEMA = {
@@ -16,13 +15,6 @@ SCHEMA = {
 }
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]
 FORM = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
-
-
-@pytest.fixture(scope="module")
-def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("thinker")
-    with running_server(folder, "--dtype", "float32", "--reasoning-parser", "think") as running:
-        yield running
 
 
 def answers(server: ServerProcess, **fields: Any) -> dict[str, Any]:
