@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
 
 
 @dataclass(slots=True, frozen=True)
@@ -78,5 +77,7 @@ def forbidding_table(device: torch.device) -> Tensor:
 
 def forbid(logits_RV: Tensor, rows_P: Tensor, allowed_PW: Tensor, table: Tensor) -> None:
     """Make all tokens impossible but those whose bit is set: bit i % 8 of byte i // 8 for token i, in uint8."""
-    mask_PV = embedding(allowed_PW.int(), table).flatten(1).narrow(1, 0, logits_RV.shape[1])
+    mask_PV = (
+        table.index_select(0, allowed_PW.flatten().int()).view(len(allowed_PW), -1).narrow(1, 0, logits_RV.shape[1])
+    )
     logits_RV.index_add_(0, rows_P, mask_PV)

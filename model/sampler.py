@@ -171,7 +171,8 @@ class Sampler:
         if masks is not None:
             rows_C, bits_CW = self._to_device(masks.rows_C), self._to_device(masks.bits_CW)
             forbid(logits_RV, rows_C, bits_CW, self._forbidding_table)
-            self._let_end(is_held, rows, masks)
+            if is_held.any():
+                self._let_end(is_held, rows, masks)
         if is_held.any():
             held = np.flatnonzero(is_held)
             entries = (rows["slot"][held], slice(rows["num_held"][held].max()))

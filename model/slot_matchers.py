@@ -55,8 +55,9 @@ class SlotMatchers:
         if not rows:
             return None
         bits_CW = np.zeros((len(rows), self._mask_bytes), dtype=np.uint8)
-        for bits_W, row in zip(bits_CW, rows, strict=True):
-            self._write(slots[row], bits_W)
+        first = bits_CW.ctypes.data
+        for index, row in enumerate(rows):
+            self._write(slots[row], bits_CW[index], first + index * self._mask_bytes)
         return TokenMasks(np.array(rows, dtype=np.int64), bits_CW)
 
     def of(self, slots: Sequence[int]) -> dict[int, Matcher]:
@@ -70,14 +71,14 @@ class SlotMatchers:
         np.bitwise_or.at(bits_W, ids >> 3, (1 << (ids & 7)).astype(np.uint8))
         return bits_W
 
-    def _write(self, slot: int, bits_W: NDArray[np.uint8]) -> None:
+    def _write(self, slot: int, bits_W: NDArray[np.uint8], address: int) -> None:
         if slot in self._failed:
             return
         if slot in self._listed:
             bits_W[:] = self._listed[slot]
             return
         try:
-            self._matchers[slot].write_mask(bits_W)
+            self._matchers[slot].write_mask(bits_W, address)
         except MatchError:
             bits_W[:] = 0
             del self._matchers[slot]

@@ -26,7 +26,7 @@ def compiled(kind: str, text: str, *, is_lenient: bool = False, compiler: Compil
 def allowed(matcher: Matcher, vocabulary: Vocabulary = BYTES) -> set[int]:
     """The tokens that may come next."""
     row = np.full(mask_bytes(len(vocabulary.tokens)), 0xA5, dtype=np.uint8)
-    matcher.write_mask(row)
+    matcher.write_mask(row, row.ctypes.data)
     return set(np.flatnonzero(np.unpackbits(row, count=len(vocabulary.tokens), bitorder="little")).tolist())
 
 

@@ -44,7 +44,7 @@ def allows(compiler, grammar, text, special):
 def is_allowed(matcher, row_W, token):
     if matcher.is_complete:
         return False
-    matcher.write_mask(row_W)
+    matcher.write_mask(row_W, row_W.ctypes.data)
     return bool(np.unpackbits(row_W, bitorder="little")[token])
 
 
