@@ -11,7 +11,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 import msgspec
 
@@ -19,12 +19,16 @@ from model.grammar import Grammar, Verdict, Vocabulary
 from server.errors import QueueFull
 from server.grammar.frames import Answer, frame
 
-MAX_COMPILE_S = 1.5
+MAX_COMPILE_S = 1.0
 # Importing, and reading a large vocabulary, on a busy machine.
 MAX_START_S = 60.0
 # Processes that compile at once. One that takes its full time leaves the other to everybody else.
-NUM_CHILDREN = 2
+NUM_BUSY = 2
+# One more waits: a grammar that ends its process makes nobody wait for the next one to start.
+NUM_CHILDREN = NUM_BUSY + 1
 MAX_WAITING = 64
+# Of the children: behind everything that streams.
+NICENESS = 10
 # Verdicts that are remembered, of some hundred bytes each.
 MAX_REMEMBERED = 10_000
 
@@ -38,8 +42,11 @@ class GrammarChecker:
     def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
         """`vocabulary` is asked for each new child."""
         self._vocabulary = vocabulary
-        self._idle: SimpleQueue[_Child] = SimpleQueue()
-        self._threads = ThreadPoolExecutor(NUM_CHILDREN, "grammar-check")
+        self._idle: SimpleQueue[_Child | Exception] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(NUM_BUSY, "grammar-check")
+        self._starter = ThreadPoolExecutor(1, "grammar-start")
+        self._is_started = False
+        """Whether the children were asked for, which the first grammar does."""
         self._num_waiting = 0
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
 
@@ -52,6 +59,10 @@ class GrammarChecker:
         if self._num_waiting >= MAX_WAITING:
             raise QueueFull(f"{self._num_waiting} new grammars wait to be compiled already")
         self._num_waiting += 1
+        if not self._is_started:
+            self._is_started = True
+            for _ in range(NUM_CHILDREN):
+                self._starter.submit(self._start_child)
         try:
             verdict = await asyncio.get_running_loop().run_in_executor(self._threads, self._compile, grammar)
         finally:
@@ -73,14 +84,17 @@ class GrammarChecker:
     def close(self) -> None:
         """End the children."""
         self._threads.shutdown(cancel_futures=True)
+        self._starter.shutdown(cancel_futures=True)
         while not self._idle.empty():
-            self._idle.get().end()
+            child = self._idle.get()
+            if isinstance(child, _Child):
+                child.end()
 
     def _compile(self, grammar: Grammar) -> Verdict:
-        try:
-            child = self._idle.get_nowait()
-        except Empty:
-            child = _Child(self._vocabulary())
+        child = self._idle.get()
+        if isinstance(child, Exception):
+            self._starter.submit(self._start_child)
+            raise child
         try:
             answer = child.ask(frame(grammar), MAX_COMPILE_S)
         except TimeoutError:
@@ -93,9 +107,15 @@ class GrammarChecker:
                 self._idle.put(child)
                 return verdict
         child.end()
-        # So that the next grammar doesn't wait for it.
-        self._threads.submit(lambda: self._idle.put(_Child(self._vocabulary())))
+        self._starter.submit(self._start_child)
         return verdict
+
+    def _start_child(self) -> None:
+        """Add one to those that wait, or the reason why there is none for whoever waits for it."""
+        try:
+            self._idle.put(_Child(self._vocabulary()))
+        except Exception as error:  # TimeoutError, OSError
+            self._idle.put(error)
 
 
 class _Child:
@@ -108,6 +128,8 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a stack that overflows says so there
         )
+        # Here, for importing takes longer than most grammars.
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
         self.end = weakref.finalize(self, _end, self._process)
         """End the process; when nobody holds this any more, and when the interpreter exits, that happens by itself."""
         self.ask(frame(vocabulary), MAX_START_S)

@@ -7,7 +7,6 @@ answers each with an Answer; the first one says that it is ready. It ends when i
 """
 
 import ctypes
-import os
 import resource
 import signal
 import sys
@@ -26,15 +25,12 @@ MAX_MEMORY_BYTES = 2 * 2**30
 STACK_BYTES = 8 * 2**20
 # What it has grown to by then it doesn't give back: the next grammar gets a new process.
 MAX_RESIDENT_BYTES = 512 * 2**20
-# Behind everything that streams.
-NICENESS = 5
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Answer until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":

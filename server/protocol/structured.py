@@ -169,29 +169,46 @@ def schema_form(schema: JsonSchema | str, param: str, *, is_lenient: bool = Fals
             schema = json.loads(schema)
         except (ValueError, RecursionError):
             raise InvalidRequest("the schema is not JSON", param=param) from None
-    _check_nesting(schema, param)
+    _check_extent(schema, param)
     schema = closed(schema)
     text = json.dumps(schema, separators=(",", ":"))
     if len(text) > MAX_GRAMMAR_CHARS:
-        raise InvalidRequest(f"the schema has more than {MAX_GRAMMAR_CHARS} characters", param=param)
+        raise _too_large(param)
     gaps = tuple(islice(find_gaps(schema), MAX_GAPS))
     if gaps and not is_lenient:
         raise InvalidRequest(gaps[0], param=param)
     return Form(param, Grammar("json_schema", text, is_lenient), gaps)
 
 
-def _check_nesting(schema: Any, param: str) -> None:
-    """Raise InvalidRequest for what a compiler that descends might not survive."""
-    num_refs, level = 0, [schema]
+def _check_extent(schema: Any, param: str) -> None:
+    """Raise InvalidRequest for what a compiler that descends might not survive, and for what is surely too large.
+
+    That is told here, in steps between which other threads run: writing the schema out would hold them all up.
+    """
+    num_refs, num_characters, level = 0, 0, [schema]
     for depth in range(MAX_SCHEMA_DEPTH + 1):
         num_refs += sum(1 for value in level if isinstance(value, dict) and "$ref" in value)
+        num_characters += sum(map(_least_length, level))
         level = [inner for value in level for inner in _inside(value)]
+        if num_characters > MAX_GRAMMAR_CHARS:
+            raise _too_large(param)
         if not level:
             break
         if depth == MAX_SCHEMA_DEPTH:
             raise InvalidRequest(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep", param=param)
     if num_refs > MAX_SCHEMA_REFS:
         raise InvalidRequest(f"the schema has more than {MAX_SCHEMA_REFS} $ref", param=param)
+
+
+def _too_large(param: str) -> InvalidRequest:
+    return InvalidRequest(f"the schema has more than {MAX_GRAMMAR_CHARS} characters", param=param)
+
+
+def _least_length(value: Any) -> int:
+    """Characters that a value takes at least in JSON, without those of the values inside."""
+    if isinstance(value, str):
+        return len(value) + 2
+    return sum(len(key) + 4 for key in value) if isinstance(value, dict) else 1
 
 
 def _inside(value: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ import pytest
 
 from model.grammar import Grammar, Verdict
 from server.errors import QueueFull
-from server.grammar.checker import MAX_REMEMBERED, MAX_WAITING, TOO_LARGE, TOO_LONG, GrammarChecker
+from server.grammar.checker import MAX_REMEMBERED, MAX_WAITING, NUM_BUSY, TOO_LARGE, TOO_LONG, GrammarChecker
 from tests.constraint.walks import BYTES
 
 # More than the stack of any thread holds, and no work to speak of.
@@ -81,6 +82,16 @@ def test_more_grammars_than_may_wait_are_refused() -> None:
     grammars = [Grammar("regex", f"a{{{i}}}") for i in range(1, MAX_WAITING + 2)]
     with pytest.raises(QueueFull):
         check(checker, *grammars)
+    checker.close()
+
+
+def test_one_child_more_than_can_be_busy_stands_ready() -> None:
+    checker, before = GrammarChecker(lambda: BYTES), set(psutil.Process().children())
+    assert check(checker, ENDLESS, GOOD) == [TOO_LARGE, Verdict()]
+    deadline = time.monotonic() + 60
+    while len(set(psutil.Process().children()) - before) != NUM_BUSY + 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     checker.close()
 
 
