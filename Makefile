@@ -41,7 +41,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format $(CODE)
 
 bench: $(VENV)/.dev $(VENV)/.kernels
-	$(BIN)/python benchmarks/bench.py $(ARGS)
+	$(BIN)/python benchmarks/peers.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) model/kernels/cpu/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -42,9 +42,11 @@ def make_model(shape: str, directory: Path, seed: int = 0) -> None:
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: i for i, letter in enumerate(alphabet)}
+    # llama.cpp reads no tokenizer without a merge.
+    vocabulary["\u0120w"] = len(alphabet)
     # A word for every other id, so that each token has a text and comes in a chunk of its own.
-    vocabulary |= {f"\u0120w{i}": i for i in range(len(alphabet), config.vocab_size)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    vocabulary |= {f"\u0120w{i}": i for i in range(len(vocabulary), config.vocab_size)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("\u0120", "w")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(directory / "tokenizer.json"))

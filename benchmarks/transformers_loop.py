@@ -1,9 +1,10 @@
-"""The peer: a bare transformers `generate` with a static cache. Prints decode tokens/s, one line a repeat.
+"""The peer: a bare transformers `generate` with a static cache. Prints its best rates as one JSON object.
 
 python benchmarks/transformers_loop.py MODEL_DIR --dtype float32
 """
 
 import argparse
+import json
 import time
 
 import torch
@@ -11,20 +12,21 @@ from transformers import AutoModelForCausalLM
 
 from model.threads import available_cores
 
+# As in the scenarios c1 and prefill of benchmarks/peers.py.
+INPUT_LEN, OUTPUT_LEN, LONG_INPUT_LEN = 128, 128, 1024
+REPEATS = 3
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--dtype", required=True)
-    parser.add_argument("--input-len", type=int, default=128)
-    parser.add_argument("--output-len", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(available_cores())
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)).eval()
-    prompt = torch.randint(256, 10000, (1, options.input_len), generator=torch.Generator().manual_seed(0))
 
-    def seconds(num_tokens: int) -> float:
+    def seconds(input_len: int, num_tokens: int) -> float:
+        prompt = torch.randint(256, 3000, (1, input_len), generator=torch.Generator().manual_seed(0))
         started = time.perf_counter()
         model.generate(
             prompt,
@@ -38,10 +40,15 @@ def main() -> None:
         return time.perf_counter() - started
 
     with torch.inference_mode():
-        seconds(4)
-        for _ in range(options.repeats):
-            prefill = seconds(1)
-            print((options.output_len - 1) / (seconds(options.output_len) - prefill), flush=True)
+        seconds(INPUT_LEN, 4)
+        turns = [(seconds(INPUT_LEN, 1), seconds(INPUT_LEN, OUTPUT_LEN)) for _ in range(REPEATS)]
+        prefill_s = min(seconds(LONG_INPUT_LEN, 1) for _ in range(REPEATS))
+    figures = {
+        "c1 (tokens/s)": max(OUTPUT_LEN / whole for _, whole in turns),
+        "c1, decode (tokens/s)": max((OUTPUT_LEN - 1) / (whole - prefill) for prefill, whole in turns),
+        "prefill (tokens/s)": LONG_INPUT_LEN / prefill_s,
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
