@@ -1,8 +1,9 @@
 // Threads and scratch memory of one engine.
 //
-// A job is a count of tasks left. Whoever takes one off by compare-and-swap owns a task of the current job: a job can't
-// end, and its fields can't change, before all of its tasks have returned. So a thread that comes late does no harm,
-// and none ever waits for one that the system has not scheduled, unless that one holds a task.
+// A job's tasks are numbers in a row, and each thread has a share of them, so that it reads on where it has read. Who has
+// finished its share takes from the others'. Whoever takes a task off a share by compare-and-swap owns a task of the
+// current job: a job can't end, and its fields can't change, before all of its tasks have returned. So a thread that
+// comes late does no harm, and none ever waits for one that the system has not scheduled, unless that one holds a task.
 
 #include <atomic>
 #include <chrono>
@@ -30,9 +31,16 @@ inline void relax() {
 
 }  // namespace
 
+// Tasks from `last - left` to `last`.
+struct alignas(64) Share {
+  int64_t last = 0;
+  std::atomic<int64_t> left{0};
+};
+
 struct Context {
   explicit Context(int threads) {
-    for (int i = 1; i < threads; ++i) workers.emplace_back([this] { work(); });
+    shares = std::vector<Share>(threads);
+    for (int i = 1; i < threads; ++i) workers.emplace_back([this, i] { work(i); });
   }
 
   ~Context() {
@@ -52,14 +60,18 @@ struct Context {
     }
     task = function;
     argument = data;
-    total = num_tasks;
     done.store(0, std::memory_order_relaxed);
-    left.store(num_tasks);
+    const int64_t num_shares = int64_t(shares.size());
+    for (int64_t i = 0; i < num_shares; ++i) {
+      const int64_t first = num_tasks * i / num_shares, last = num_tasks * (i + 1) / num_shares;
+      shares[i].last = last;
+      shares[i].left.store(last - first);
+    }
     if (num_sleeping.load() > 0) {
       const std::lock_guard<std::mutex> guard(mutex);
       wake.notify_all();
     }
-    take_tasks();
+    take_tasks(0);
     for (int i = 0; done.load(std::memory_order_acquire) != num_tasks; ++i) {
       if (i < 1000) {
         relax();
@@ -69,42 +81,47 @@ struct Context {
     }
   }
 
-  void take_tasks() {
-    int64_t count = left.load(std::memory_order_acquire);
+  // Takes what there is to do, from this thread's own share first.
+  void take_tasks(int self) {
+    const int num_shares = int(shares.size());
+    for (int i = 0; i < num_shares; ++i) empty(shares[(self + i) % num_shares]);
+  }
+
+  void empty(Share& share) {
+    int64_t count = share.left.load(std::memory_order_acquire);
     while (count > 0) {
-      if (!left.compare_exchange_weak(count, count - 1, std::memory_order_acq_rel)) continue;
-      task(argument, total - count);
+      if (!share.left.compare_exchange_weak(count, count - 1, std::memory_order_acq_rel)) continue;
+      task(argument, share.last - count);
       done.fetch_add(1, std::memory_order_release);
-      count = left.load(std::memory_order_acquire);
+      count = share.left.load(std::memory_order_acquire);
     }
   }
 
-  void work() {
+  void work(int self) {
     while (true) {
-      take_tasks();
+      take_tasks(self);
       const auto start = std::chrono::steady_clock::now();
-      for (int i = 1; left.load(std::memory_order_relaxed) == 0; ++i) {
+      for (int i = 1; shares[self].left.load(std::memory_order_relaxed) == 0; ++i) {
         relax();
         if (i % 64 == 0 && std::chrono::steady_clock::now() - start > SPIN) {
-          if (!sleep()) return;
+          if (!sleep(self)) return;
           break;
         }
       }
     }
   }
 
-  bool sleep() {
+  bool sleep(int self) {
     std::unique_lock<std::mutex> lock(mutex);
     num_sleeping.fetch_add(1);
-    wake.wait(lock, [this] { return is_closing || left.load() > 0; });
+    wake.wait(lock, [this, self] { return is_closing || shares[self].left.load() > 0; });
     num_sleeping.fetch_sub(1);
     return !is_closing;
   }
 
   void (*task)(void*, int64_t) = nullptr;
   void* argument = nullptr;
-  int64_t total = 0;
-  alignas(64) std::atomic<int64_t> left{0};
+  std::vector<Share> shares;
   alignas(64) std::atomic<int64_t> done{0};
   alignas(64) std::atomic<int> num_sleeping{0};
   bool is_closing = false;
