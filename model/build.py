@@ -20,6 +20,7 @@ from model.families.registry import config_from_directory
 from model.kernels.cpu.layout import WeightFormat
 from model.kernels.cpu.library import CpuKernels, unavailable
 from model.kernels.cpu.packing import Packer, packed_bytes
+from model.kernels.cpu.sampler import CpuSampler
 from model.kv_cache import KVCache
 from model.kv_cache import bytes_per_block as torch_bytes_per_block
 from model.loader import load_weights
@@ -74,7 +75,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
             model,
             # One more than the scheduler knows: rows of padding write there.
             _backend(kernels, chosen, num_blocks + 1, options.block_size),
-            Sampler(options.max_num_seqs, chosen.config.vocab_size, chosen.config.eos_token_ids, chosen.device),
+            _sampler(kernels, chosen, options.max_num_seqs),
             max_num_seqs=options.max_num_seqs,
             max_model_len=chosen.max_model_len,
             block_size=options.block_size,
@@ -106,6 +107,13 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         weights_bytes=weights_bytes,
         kv_cache_bytes=num_blocks * block_bytes,
     )
+
+
+def _sampler(kernels: CpuKernels | None, chosen: _Choices, max_num_seqs: int) -> Sampler:
+    config = chosen.config
+    if kernels is None:
+        return Sampler(max_num_seqs, config.vocab_size, config.eos_token_ids, chosen.device)
+    return CpuSampler(kernels, max_num_seqs, config.vocab_size, config.eos_token_ids)
 
 
 def _choose(options: RunnerOptions) -> _Choices:

@@ -25,7 +25,7 @@ MAX_LOGIT_BIAS = 300
 MAX_STOP_TOKEN_IDS = 128
 
 # Below this a temperature is 0: differences of logits divided by it leave the range of float32.
-_GREEDY_TEMPERATURE = 1e-5
+GREEDY_TEMPERATURE = 1e-5
 
 # The most likely token of a row weighs this much, so that V weights add up in 63 bits for any vocabulary below 2^23.
 # A token is out of reach when it is 2^40 times less likely; float32 tells no more than 2^24 apart.
@@ -197,7 +197,7 @@ class Sampler:
     def _choose(self, logits_RV: Tensor, rows: Rows) -> Tensor:
         """The token of each row: the most likely one, or a draw."""
         max_R = logits_RV.amax(dim=1)
-        drawn = np.flatnonzero(rows["temperature"] >= _GREEDY_TEMPERATURE)
+        drawn = np.flatnonzero(rows["temperature"] >= GREEDY_TEMPERATURE)
         if drawn.size == 0:
             token_ids_R = logits_RV.argmax(dim=1)
         elif drawn.size == len(rows):

@@ -7,9 +7,10 @@
 #define DECLARE(level)                                                                      \
   void linear_##level(Context*, const Linear*, const float*, int64_t, float*);              \
   void norm_##level(Context*, const float*, float, int64_t, const float*, int64_t, float*); \
-  void attention_##level(Context*, const Heads*, const Rows*, const Projections*, float*);
+  void attention_##level(Context*, const Heads*, const Rows*, const Projections*, float*);  \
+  void choose_##level(Context*, const Choices*);
 
-#define TABLE(level) {linear_##level, norm_##level, attention_##level}
+#define TABLE(level) {linear_##level, norm_##level, attention_##level, choose_##level}
 
 DECLARE(plain)
 #if defined(__x86_64__)
@@ -78,6 +79,10 @@ void nexttoken_norm(const Level* level, Context* context, const float* weight, f
 void nexttoken_layers(const Level* level, Context* context, const Layer* layers, const Heads* heads,
                       int64_t num_layers, const Rows* rows, const float* cosines, const float* sines, float* x) {
   run_layers(level->kernels, context, layers, heads, num_layers, rows, cosines, sines, x);
+}
+
+void nexttoken_choose(const Level* level, Context* context, const Choices* choices) {
+  level->kernels.choose(context, choices);
 }
 
 void nexttoken_attention(const Level* level, Context* context, const Heads* heads, const Rows* rows,

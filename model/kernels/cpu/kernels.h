@@ -60,6 +60,20 @@ struct Projections {
   const float* sines;
 };
 
+// The rows that draw a token, by column; see model/sampler.py.
+struct Choices {
+  int64_t num_rows;
+  int64_t vocab_size;
+  const float* logits;       // [row][vocab_size]
+  const float* temperature;  // 0: the most likely token
+  const int64_t* top_k;
+  const double* top_p;
+  const float* min_p_gap;
+  const double* typical_p;
+  const double* uniform;
+  int64_t* token_ids;  // NO_TOKEN where a logit is NaN or all are -inf
+};
+
 // One layer of the transformer: x += output(attention(qkv(x))), then x += down(gate_up(x)), norms within.
 struct Layer {
   const Linear* qkv;
@@ -72,6 +86,7 @@ struct Kernels {
   void (*linear)(Context*, const Linear*, const float* x, int64_t num_rows, float* y);
   void (*norm)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows, float* y);
   void (*attention)(Context*, const Heads*, const Rows*, const Projections*, float* out);
+  void (*choose)(Context*, const Choices*);
 };
 
 // All layers, one after the other, on x [token][hidden size].

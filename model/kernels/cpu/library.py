@@ -38,6 +38,23 @@ class LinearArguments(Structure):
     )
 
 
+class ChoicesArguments(Structure):
+    """struct Choices of kernels.h."""
+
+    _fields_ = (
+        ("num_rows", c_int64),
+        ("vocab_size", c_int64),
+        ("logits", c_void_p),
+        ("temperature", c_void_p),
+        ("top_k", c_void_p),
+        ("top_p", c_void_p),
+        ("min_p_gap", c_void_p),
+        ("typical_p", c_void_p),
+        ("uniform", c_void_p),
+        ("token_ids", c_void_p),
+    )
+
+
 class LayerArguments(Structure):
     """struct Layer of kernels.h."""
 
@@ -127,6 +144,7 @@ class CpuKernels:
         self._norm = library.nexttoken_norm
         self._attention = library.nexttoken_attention
         self._layers = library.nexttoken_layers
+        self._choose = library.nexttoken_choose
         self._finalizer = weakref.finalize(self, library.nexttoken_close, self._context)
 
     def linear(self, linear: LinearArguments, x_TI: Tensor, y_TO: Tensor) -> None:
@@ -164,6 +182,10 @@ class CpuKernels:
         cosines, sines = rotation.cos_T1D.data_ptr(), rotation.sin_T1D.data_ptr()
         self._layers(self._level, self._context, layers, heads, len(layers), rows, cosines, sines, x_TE.data_ptr())
 
+    def choose(self, choices: ChoicesArguments) -> None:
+        """Draws a token for each row."""
+        self._choose(self._level, self._context, choices)
+
 
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
@@ -200,4 +222,6 @@ def _load() -> ctypes.CDLL:
         c_void_p,
     ]
     library.nexttoken_layers.restype = None
+    library.nexttoken_choose.argtypes = [c_void_p, c_void_p, POINTER(ChoicesArguments)]
+    library.nexttoken_choose.restype = None
     return library

@@ -1,0 +1,79 @@
+"""The sampling kernel draws what the torch sampler draws."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.batch import NO_TOKEN, Join, SamplingParams
+from model.kernels.cpu.sampler import CpuSampler
+from model.sampler import Sampler
+from tests.kernels.levels import each_level, kernels, needs_kernels
+
+pytestmark = needs_kernels
+NUM_ROWS = 8
+INF = float("inf")
+
+all_params = st.builds(
+    SamplingParams,
+    max_tokens=st.just(9),
+    seed=st.integers(0, 2**64 - 1),
+    temperature=st.sampled_from([0.0, 1e-6, 0.3, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 1, 5, 40, 10**6]),
+    top_p=st.sampled_from([1e-10, 0.5, 0.95, 1.0]),
+    min_p=st.sampled_from([0.0, 0.02, 1.0]),
+    typical_p=st.sampled_from([0.3, 0.9, 1.0]),
+)
+
+
+def drawn(sampler: Sampler, logits_RV: Tensor, params: list[SamplingParams]) -> list[int]:
+    slots = list(range(len(params)))
+    sampler.join([Join(slot, [0, 1], 2, slot, how) for slot, how in zip(slots, params, strict=True)])
+    tokens_SL = torch.zeros(NUM_ROWS, 16, dtype=torch.int32)
+    return sampler.sample(logits_RV.clone(), slots, [2] * len(params), tokens_SL).token_ids_R.tolist()
+
+
+def draws_of_both(level: str, num_threads: int, logits_RV: Tensor, params: list[SamplingParams]) -> list[list[int]]:
+    vocab_size = logits_RV.shape[1]
+    ours = CpuSampler(kernels(level, num_threads), NUM_ROWS, vocab_size, (1,))
+    reference = Sampler(NUM_ROWS, vocab_size, (1,), torch.device("cpu"))
+    return [drawn(sampler, logits_RV, params) for sampler in (ours, reference)]
+
+
+@each_level
+@settings(max_examples=150, deadline=None)
+@given(
+    params=st.lists(all_params, min_size=1, max_size=NUM_ROWS),
+    vocab_size=st.sampled_from([1, 5, 16, 100, 3073, 20_000]),
+    spread=st.sampled_from([1e-30, 0.5, 3.0, 1e4, 1e37]),
+    num_distinct=st.sampled_from([2, 10, 10**9]),
+    num_threads=st.sampled_from([1, 3]),
+    seed=st.integers(0, 10**6),
+)
+def test_the_kernel_draws_what_torch_draws(level, params, vocab_size, spread, num_distinct, num_threads, seed):
+    chance = np.random.default_rng(seed)
+    # Few distinct numbers make ties, which a truncation keeps or drops together.
+    numbers = chance.normal(size=min(num_distinct, 2 * vocab_size)) * spread
+    logits = chance.choice(numbers, (len(params), vocab_size)).astype(np.float32)
+    ours, reference = draws_of_both(level, num_threads, torch.from_numpy(logits), params)
+    assert ours == reference
+
+
+@each_level
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("limits", [{}, {"top_k": 3, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.9}])
+@pytest.mark.parametrize("vocab_size", [3, 64, 100])
+def test_rows_with_infinities_and_without_a_distribution_are_as_in_torch(level, temperature, limits, vocab_size):
+    rows = torch.randn(6, vocab_size, generator=torch.Generator().manual_seed(1))
+    rows[0] = -INF
+    rows[1, -1] = torch.nan
+    rows[2, 0] = torch.nan
+    rows[3, 1:] = INF
+    rows[4, 1:] = -INF
+    params = [SamplingParams(max_tokens=9, temperature=temperature, seed=row, **limits) for row in range(6)]
+    ours, reference = draws_of_both(level, 1, rows, params)
+    assert ours == reference
+    assert ours[:3] == [NO_TOKEN] * 3
+    assert ours[4] == 0
