@@ -114,18 +114,18 @@ def _read_peers(config: Path, names: Sequence[str]) -> list[Peer]:
     return [Peer(name=name, **known[name]) for name in names]
 
 
-def _figures(peer: Peer, variables: dict[str, str], number: int) -> Figures:
-    """One turn of a peer."""
+def _figures(peer: Peer, variables: dict[str, str], number: int) -> Iterator[tuple[str, float]]:
+    """One turn of a peer: measures, as they come."""
     if peer.is_loop:
         command = _command(peer, variables)
         output = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT, env=_environment()).stdout
-        return json.loads(output)
+        yield from json.loads(output).items()
+        return
     with _running(peer, variables) as (url, pid, start_s):
-        figures = {"start to ready (s)": start_s}
+        yield "start to ready (s)", start_s
         for name, scenario in SCENARIOS.items():
-            figures |= _of_scenario(name, scenario, _run(url, peer, scenario, number))
-        figures["memory (MiB)"] = _memory_mib(pid)
-        return figures
+            yield from _of_scenario(name, scenario, _run(url, peer, scenario, number))
+        yield "memory (MiB)", _memory_mib(pid)
 
 
 def _run(url: str, peer: Peer, scenario: Scenario, number: int) -> Summary:
@@ -147,13 +147,13 @@ def _run(url: str, peer: Peer, scenario: Scenario, number: int) -> Summary:
     return summary
 
 
-def _of_scenario(name: str, scenario: Scenario, summary: Summary) -> Figures:
-    match name:
-        case "c1":
-            return {"c1 (tokens/s)": summary.output_tokens_per_s, "c1, decode (tokens/s)": 1e3 / summary.tpot_ms[0]}
-        case "prefill":
-            return {"prefill (tokens/s)": scenario.shape.input_len / summary.ttft_ms[0] * 1e3}
-    return {f"{name} (tokens/s)": summary.output_tokens_per_s}
+def _of_scenario(name: str, scenario: Scenario, summary: Summary) -> Iterator[tuple[str, float]]:
+    if name == "prefill":
+        yield "prefill (tokens/s)", scenario.shape.input_len / summary.ttft_ms[0] * 1e3
+        return
+    yield f"{name} (tokens/s)", summary.output_tokens_per_s
+    if name == "c1":
+        yield "c1, decode (tokens/s)", 1e3 / summary.tpot_ms[0]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,21 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Where the results go as data."""
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the results to this file, too")
+    parser.add_argument("--json", type=new_file, default=None, metavar="FILE", help="write the results there, too")
 
 
 def write_json(options: argparse.Namespace, results: Any) -> None:
     """Write the results where --json says."""
     if options.json is not None:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+
+
+def new_file(text: str) -> Path:
+    """A file to write, looked at before measuring for minutes. Raises ArgumentTypeError."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"no file can be written at {text!r}")
+    return path
 
 
 def count(text: str) -> int:

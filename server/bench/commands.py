@@ -1,10 +1,9 @@
 """The command line of `nexttoken bench`."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from server.bench.arguments import add_json, add_processes, count, counts, write_json
+from server.bench.arguments import add_json, add_processes, count, counts, new_file, write_json
 from server.bench.serve_command import add_serve
 from server.command import BadUse
 from server.flags import add_setting_flags, settings_of
@@ -31,7 +30,7 @@ def _add_engine(measurements: "argparse._SubParsersAction[Any]") -> None:
     add_setting_flags(parser, _ENGINE_SETTINGS)
     parser.add_argument("--batch", type=counts, default=[1, 8], help="sequences at once (default: 1,8)")
     parser.add_argument("--context", type=counts, default=[128, 1024], help="tokens of each (default: 128,1024)")
-    parser.add_argument("--profile", type=Path, default=None, metavar="FILE", help="write a trace of some steps there")
+    parser.add_argument("--profile", type=new_file, default=None, metavar="FILE", help="write a trace of some steps")
     add_json(parser)
     parser.set_defaults(run=_engine, command=parser)
 

@@ -1,13 +1,14 @@
 """The flags of `nexttoken bench serve`."""
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from server.bench.arguments import add_json, add_processes, count, counts, rates, slo, whole, write_json
+from server.bench.arguments import add_json, add_processes, count, counts, new_file, rates, slo, whole, write_json
 from server.bench.arrivals import Arrivals
-from server.command import BadUse
+from server.command import EXIT_FAILED, BadUse
 
 if TYPE_CHECKING:
     from server.bench.serve import ServeOptions
@@ -43,7 +44,7 @@ def add_serve(measurements: "argparse._SubParsersAction[Any]") -> None:
     add("--slo", type=slo, default={}, metavar="ttft=MS,tpot=MS,e2e=MS", help="count what stays within these")
     add_processes(parser)
     add_json(parser)
-    add("--plot", type=Path, metavar="FILE", help="draw latency over throughput into this SVG file")
+    add("--plot", type=new_file, metavar="FILE", help="draw latency over throughput into this SVG file")
     parser.set_defaults(run=_serve, command=parser)
 
 
@@ -61,8 +62,8 @@ def _serve(options: argparse.Namespace) -> int:
     print(report(chosen, levels, ceiling))
     if options.plot is not None:
         options.plot.write_text(plot(levels, "sessions/s" if chosen.rates else "streams"))
-    write_json(options, {"client_ceiling": ceiling, "levels": levels})
-    return 0
+    write_json(options, {"asked": _asked(chosen), "client_ceiling": ceiling, "levels": levels})
+    return 0 if all(level.summary.num_errors < level.summary.num_requests for level in levels) else EXIT_FAILED
 
 
 def _serve_options(options: argparse.Namespace) -> "ServeOptions":
@@ -110,3 +111,9 @@ def _serve_options(options: argparse.Namespace) -> "ServeOptions":
         slo=options.slo,
         num_processes=options.processes,
     )
+
+
+def _asked(options: "ServeOptions") -> dict[str, Any]:
+    """All that it takes to do it again, but for the key."""
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    return fields | {"api_key": "set" if options.api_key else "", "file": str(options.file or "")}

@@ -39,6 +39,10 @@ def bench(*arguments: str) -> str:
         (["serve", "--processes", "2"], "nexttoken bench serve: --processes 2 is more than --concurrency 1"),
         (["serve", "--file", "x", "--turns", "2"], "nexttoken bench serve: --file holds the prompts"),
         (["serve", "--model", "m", "--file", "no/such/file"], "nexttoken bench serve: --file: "),
+        (
+            ["scheduler", "--json", "/no/such/place"],
+            "nexttoken bench scheduler: argument --json: no file can be",
+        ),
         (["engine", "--batch", "0"], "nexttoken bench engine: argument --batch: '0' is no whole number above 0"),
         (["engine", "--context", "99999"], "nexttoken bench engine: --context 99999 and 32 steps are more than the"),
         (["engine", "no/such/model"], "nexttoken bench engine: "),
@@ -72,7 +76,10 @@ def test_bench_serve_sweeps_and_writes_a_table_data_and_a_plot(tmp_path: Path) -
         chats = bench(*to, "--rate", "50", "--requests", "2", "--turns", "2", "--input-len", "5", "--output-len", "3")
     assert "streams" in text.splitlines()[0]
     assert "within the SLO %" in text
-    levels = json.loads((tmp_path / "sweep.json").read_text())["levels"]
+    written = json.loads((tmp_path / "sweep.json").read_text())
+    assert "secret" not in json.dumps(written)
+    assert written["asked"]["shape"]["prefix_len"] == 32
+    levels = written["levels"]
     assert [level["load"] for level in levels] == [1, 2]
     for level in levels:
         summary = level["summary"]
