@@ -40,6 +40,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed_token_ids: tuple[int, ...] = ()
     """If not empty, nothing else can be drawn."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Sequences of tokens that are not to be completed. They need a grammar, if only one that allows everything."""
     seed: int = 0
     """64 bits. Draw number i of choice c is a function of (seed, c, i) and the logits, of nothing else."""
     ignore_eos: bool = False

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from model.grammar import Grammar, Vocabulary, json_term
 from model.schema_fault import clean, find_fault
-from model.thinking import ThinkingBudget, Thoughts
 
 # Below the library's own, so that what is let in costs little in any step. With a tenth of the fuel the worst mask of
 # an exploding regular expression took 50 ms where it had taken a second; with half the items in a row the worst of an
@@ -48,13 +47,23 @@ class DeadEnd(MatchError):
     """No token can follow, and the text may not end."""
 
 
+class Narrower(Protocol):
+    """What forbids some tokens that the grammar of a text allows."""
+
+    def take(self, token_id: int) -> None:
+        """Go on by a token."""
+
+    def narrow(self, row_W: NDArray[np.uint8]) -> None:
+        """Take tokens out of a mask of allowed tokens, but never all."""
+
+
 class Matcher:
     """One text that is being written, and what its grammar allows next."""
 
-    def __init__(self, constraint: "Constraint", matcher: LLMatcher, thoughts: Thoughts | None) -> None:
+    def __init__(self, constraint: "Constraint", matcher: LLMatcher, narrowers: Sequence[Narrower]) -> None:
         self.constraint = constraint
         self._matcher = matcher
-        self._thoughts = thoughts
+        self._narrowers = narrowers
 
     def write_mask(self, row_W: NDArray[np.uint8], address: int) -> None:
         """Write which tokens may come next, whole: bit i % 8 of byte i // 8 for token i. Raises MatchError.
@@ -65,16 +74,16 @@ class Matcher:
         self._matcher.unsafe_compute_mask_ptr(address, row_W.nbytes)
         if self._matcher.is_error():
             self._fail()
-        if self._thoughts is not None:
-            self._thoughts.narrow(row_W)
+        for narrower in self._narrowers:
+            narrower.narrow(row_W)
 
     def take(self, token_ids: Sequence[int]) -> None:
         """Go on by these tokens. Raises MatchError."""
         if not self._matcher.consume_tokens(list(token_ids)) and self._matcher.is_error():
             self._fail()
-        if self._thoughts is not None:
+        for narrower in self._narrowers:
             for token_id in token_ids:
-                self._thoughts.take(token_id)
+                narrower.take(token_id)
 
     @property
     def is_complete(self) -> bool:
@@ -97,12 +106,12 @@ class Constraint:
         self.is_spent = False
         """Whether a limit was met in following it: compile it again for the next request."""
         self._matcher = matcher
-        self._tokens = vocabulary.tokens
+        self.tokens = vocabulary.tokens
+        """What each token adds to a text."""
 
-    def start(self, token_ids: Sequence[int] = (), thinking: ThinkingBudget | None = None) -> Matcher:
+    def start(self, token_ids: Sequence[int] = (), narrowers: Sequence[Narrower] = ()) -> Matcher:
         """A text that begins with these tokens. Raises MatchError if the grammar forbids them."""
-        thoughts = None if thinking is None else Thoughts(thinking, self._tokens)
-        matcher = Matcher(self, self._matcher.deep_copy(), thoughts)
+        matcher = Matcher(self, self._matcher.deep_copy(), narrowers)
         if token_ids:
             matcher.take(token_ids)
         return matcher

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.batch import NO_TOKEN, Join, StepOutput
-from model.constraint import Matcher, MatchError, mask_bytes
+from model.bad_words import BadWords
+from model.batch import NO_TOKEN, Join, SamplingParams, StepOutput
+from model.constraint import Matcher, MatchError, Narrower, mask_bytes
+from model.thinking import Thoughts
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,7 +46,8 @@ class SlotMatchers:
                 continue
             try:
                 generated = join.token_ids[join.num_prompt :]
-                self._matchers[join.slot] = join.constraint.start(generated, join.params.thinking)
+                narrowers = _narrowers(join.params, join.constraint.tokens)
+                self._matchers[join.slot] = join.constraint.start(generated, narrowers)
             except MatchError:
                 self._failed.add(join.slot)
 
@@ -83,6 +86,12 @@ class SlotMatchers:
             bits_W[:] = 0
             del self._matchers[slot]
             self._failed.add(slot)
+
+
+def _narrowers(params: SamplingParams, tokens: Sequence[bytes]) -> list[Narrower]:
+    """What a sequence's parameters forbid beside its grammar. The end of thoughts goes before a bad word."""
+    thoughts = [] if params.thinking is None else [Thoughts(params.thinking, tokens)]
+    return [*thoughts, *([BadWords(params.bad_words)] if params.bad_words else [])]
 
 
 def take(matchers: Mapping[int, Matcher], output: StepOutput) -> None:

@@ -1,13 +1,15 @@
 """What every endpoint is given."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 
+from model.grammar import ANYTHING, Grammar
 from server.api.auth import KeyRing
+from server.api.bad_words import without_bad_words
 from server.api.body import json_body
 from server.api.exchange import exchange_of
 from server.api.generation import Prompt, Run
@@ -94,10 +96,8 @@ class ApiContext:
         """
         _check_size(body, prompts)
         _check_places(len(prompts), body, model.info.max_num_seqs + self.settings.max_waiting)
-        if body.allowed_token_ids and any(prompt.params.grammar is not None for prompt in prompts):
-            raise InvalidRequest(
-                "not together with a form that the text must have, or an end of its thoughts", param="allowed_token_ids"
-            )
+        prompts = without_bad_words(prompts, body, model)
+        _check_grammars(body, [prompt.params.grammar for prompt in prompts])
         exchange = exchange_of(request)
         exchange.request_id = body.request_id or exchange.request_id
         exchange.log_fields |= {
@@ -122,6 +122,15 @@ class ApiContext:
         )
         exchange.receipt = run.receipt
         return run
+
+
+def _check_grammars(body: GenerationRequest, grammars: Sequence[Grammar | None]) -> None:
+    if body.allowed_token_ids and any(grammar is not None for grammar in grammars):
+        raise InvalidRequest(
+            "not together with a form of the text, bad_words or an end of thoughts", param="allowed_token_ids"
+        )
+    if body.ignore_eos and ANYTHING in grammars:
+        raise InvalidRequest("not together with bad_words or an end of thoughts", param="ignore_eos")
 
 
 def _check_size(body: GenerationRequest, prompts: list[Prompt]) -> None:

@@ -12,7 +12,7 @@ def thinking_budget(
 ) -> ThinkingBudget | None:
     """The budget that the request asks for; None if its thoughts need no end, or the answer's form allows none.
 
-    Raises InvalidRequest where a number was asked for and can't be kept, and for what would undo the budget.
+    Raises InvalidRequest where a number was asked for and can't be kept.
     """
     if not model.can_bound_thoughts:
         if body.thinking_token_budget is not None:
@@ -26,8 +26,6 @@ def thinking_budget(
     most = body.max_thinking(max_tokens)
     if most is None or most >= max_tokens or plan.tags is None:
         return None
-    if body.ignore_eos:
-        raise InvalidRequest("not together with thinking_token_budget or reasoning_effort", param="ignore_eos")
     return ThinkingBudget(
         max_tokens=most,
         opening=plan.tags.opening.encode(),

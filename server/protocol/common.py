@@ -78,6 +78,9 @@ class GenerationRequest(StructuredFields):
     """Token ids that end a choice, beside the model's end-of-sequence tokens."""
     allowed_token_ids: list[TokenId] = Field([], max_length=1024)
     """Nothing else is drawn, not even an end-of-sequence token that isn't listed; empty is off."""
+    bad_words: list[StopString] = Field([], max_length=64)
+    """Texts whose tokens, with a space before them and without, are never completed; other spellings are not looked
+    for."""
     ignore_eos: bool = False
     """Go on after the model's end-of-sequence tokens."""
     temperature: float = Field(1.0, ge=0, le=2)

@@ -7,7 +7,6 @@ _BEAMS = Refusal("there is no beam search; use n or best_of with a temperature")
 
 COMMON: dict[str, Refusal] = {
     "spaces_between_special_tokens": Refusal("tokens are joined as the tokenizer joins them", (True,)),
-    "bad_words": Refusal("use logit_bias", ([],)),
     "use_beam_search": Refusal(_BEAMS.reason, (False,)),
     "length_penalty": Refusal(_BEAMS.reason, (1, 1.0)),
     "early_stopping": Refusal(_BEAMS.reason, (False,)),

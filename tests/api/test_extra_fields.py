@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.batch import SamplingParams
+from model.grammar import ANYTHING, Grammar
 from server.text.gap_tokens import gap_tokens
 from tests.api.serving import TEXT, Served, ask, chat, complete, fold, refused, serve, stream
 from tests.api.test_fields import BASE, CHAT, COMPLETIONS, EXAMPLES, REQUESTS, beside, rich, with_field
@@ -62,6 +64,34 @@ def test_suffix_is_refused_where_it_can_not_be_read() -> None:
         assert refused(ask(served, COMPLETIONS, body))["param"] in ("suffix", "prompt")
     assert refused(ask(rich(), COMPLETIONS, {"prompt": "a", "suffix": "b", "echo": True}))["param"] == "echo"
     assert complete(serve(), prompt="a", suffix="")["choices"][0]["text"] == TEXT
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+def test_bad_words_reach_the_engine_as_tokens_within_a_word_and_at_its_beginning(path: str) -> None:
+    served = serve()
+    assert ask(served, path, BASE[path] | {"bad_words": ["ab", " c", "ab"]}).status_code == 200
+    params = served.engine.calls[-1][1]
+    assert isinstance(params, SamplingParams)
+    assert params.bad_words == tuple(tuple(ids_of(text)) for text in ("ab", " ab", " c"))
+    assert params.grammar == ANYTHING
+    assert ask(served, path, BASE[path] | {"bad_words": ["a"], "guided_regex": "[ab]"}).status_code == 200
+    with_form = served.engine.calls[-1][1]
+    assert isinstance(with_form, SamplingParams)
+    assert (with_form.bad_words, with_form.grammar) == (((64,), (220, 64)), Grammar("regex", "[ab]"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"bad_words": [""]}, "bad_words.0"),
+        ({"bad_words": ["a"] * 65}, "bad_words"),
+        ({"bad_words": ["a"], "ignore_eos": True}, "ignore_eos"),
+        ({"bad_words": ["a"], "allowed_token_ids": [64]}, "allowed_token_ids"),
+    ],
+)
+def test_bad_words_that_can_not_be_kept_out_are_refused(fields: dict[str, Any], param: str) -> None:
+    for path in (COMPLETIONS, CHAT):
+        assert refused(ask(serve(), path, BASE[path] | fields))["param"] == param
 
 
 def test_prompt_logprobs_have_vllms_shape() -> None:

@@ -43,6 +43,7 @@ EXAMPLES: dict[str, Any] = {
     "add_generation_prompt": False,
     "add_special_tokens": {COMPLETIONS: False, CHAT: True},
     "allowed_token_ids": [65, 66],
+    "bad_words": ["ü"],
     "best_of": 2,
     "cache_salt": "salt",
     "chat_template_kwargs": {"enable_thinking": False},

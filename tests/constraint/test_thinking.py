@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.constraint import Compiler, Constraint
 from model.grammar import ANYTHING, Grammar, Vocabulary, json_term
-from model.thinking import ThinkingBudget
+from model.thinking import ThinkingBudget, Thoughts
 from server.text.answer_grammar import AnswerRules, answer_grammar
 from server.text.channels import ChannelPlan
 from server.text.reasoning import TAGS
@@ -55,6 +55,9 @@ class Model:
         closing_ids = tuple(self.tokenizer.encode_continuation(TAGS_OF.closing))
         return ThinkingBudget(max_tokens, TAGS_OF.opening.encode(), TAGS_OF.closing.encode(), closing_ids, is_open)
 
+    def followers(self, budget: ThinkingBudget) -> list[Thoughts]:
+        return [Thoughts(budget, self.vocabulary.tokens)]
+
     def text(self, token_ids: list[int]) -> str:
         return self.tokenizer.decode([i for i in token_ids if i not in ENDS], skip_special_tokens=False)
 
@@ -64,7 +67,7 @@ MODELS = {"ordinary text": Model(PLAIN), "special tokens": Model(SPECIAL)}
 
 def write(model: Model, constraint: Constraint, budget: ThinkingBudget, seed: int, start: list[int]) -> list[int]:
     """A text whose tokens are drawn at random among the allowed; it goes on from `start`."""
-    rng, token_ids, matcher = np.random.default_rng(seed), list(start), constraint.start(start, budget)
+    rng, token_ids, matcher = np.random.default_rng(seed), list(start), constraint.start(start, model.followers(budget))
     while not matcher.is_complete and len(token_ids) < 150 and not set(token_ids) & set(ENDS):
         choices = sorted(allowed(matcher, model.vocabulary))
         assert choices
@@ -90,8 +93,8 @@ def test_no_text_thinks_longer_than_its_budget(name: str, kind: str, is_open: bo
     assert TAGS_OF.closing in model.text(thoughts[: most + len(budget.closing_ids)]) or kind != "anything"
     # Taken up again anywhere it goes on as it went: the next mask is a function of the tokens alone.
     cut = seed % (len(token_ids) + 1)
-    again = constraint.start(token_ids[:cut], budget)
-    step_by_step = constraint.start((), budget)
+    again = constraint.start(token_ids[:cut], model.followers(budget))
+    step_by_step = constraint.start((), model.followers(budget))
     for token_id in token_ids[:cut]:
         step_by_step.take([token_id])
     if not again.is_complete:
@@ -115,7 +118,7 @@ def test_what_follows_the_thoughts_keeps_to_its_grammar(name: str) -> None:
 def test_thoughts_that_end_by_themselves_are_left_alone(name: str) -> None:
     model = MODELS[name]
     text = model.tokenizer.encode(f"{TAGS_OF.opening}ab{TAGS_OF.closing}", add_special_tokens=False)
-    matcher = model.constraints["anything", False].start(text, model.budget(2, False))
+    matcher = model.constraints["anything", False].start(text, model.followers(model.budget(2, False)))
     assert len(allowed(matcher, model.vocabulary)) == len(model.vocabulary.tokens)
 
 
@@ -123,7 +126,7 @@ def test_a_text_without_thoughts_has_no_end_forced_on_it() -> None:
     model = MODELS["ordinary text"]
     for text in ("Hello <think>", " \n<thin k>", "x" * 50):
         ids = model.tokenizer.encode(text, add_special_tokens=False)
-        matcher = model.constraints["anything", False].start(ids, model.budget(0, False))
+        matcher = model.constraints["anything", False].start(ids, model.followers(model.budget(0, False)))
         assert len(allowed(matcher, model.vocabulary)) == len(model.vocabulary.tokens)
 
 
@@ -131,7 +134,7 @@ def test_a_text_without_thoughts_has_no_end_forced_on_it() -> None:
 def test_a_budget_of_0_closes_open_thoughts_at_once(name: str) -> None:
     model = MODELS[name]
     budget = model.budget(0, True)
-    matcher = model.constraints["anything", True].start((), budget)
+    matcher = model.constraints["anything", True].start((), model.followers(budget))
     for token_id in budget.closing_ids:
         assert allowed(matcher, model.vocabulary) == {token_id}
         matcher.take([token_id])

@@ -1,5 +1,6 @@
 """Fields beyond the usual ones, on a real model."""
 
+import re
 from itertools import pairwise
 
 from tests.e2e.server_process import ServerProcess
@@ -27,6 +28,14 @@ def test_nothing_but_the_allowed_tokens_is_drawn(server: ServerProcess) -> None:
     choices = server.post("/v1/completions", body | {"temperature": 1.5}).json()["choices"]
     assert all(set(choice["token_ids"]) <= set(allowed) and len(choice["token_ids"]) == 20 for choice in choices)
     assert server.complete(**beside) == free
+
+
+def test_a_bad_word_is_not_completed_and_all_before_it_stays(server: ServerProcess) -> None:
+    free = server.complete(PROMPT, max_tokens=30)
+    word = max(re.findall("[a-z]+", free), key=len)
+    kept = server.complete(PROMPT, max_tokens=30, bad_words=[word])
+    assert f" {word}" not in kept
+    assert kept.startswith(free.partition(f" {word}")[0])
 
 
 def test_token_ids_are_those_of_the_text(server: ServerProcess) -> None:
