@@ -18,10 +18,10 @@ def plot(levels: Sequence[Level], unit: str) -> str:
     `unit` says what the levels count.
     """
     xs = [level.summary.output_tokens_per_s for level in levels]
-    labels = [f"{level.load:g} {unit}" for level in levels]
+    labels = [f"{level.load:g}" for level in levels]
     charts = (
-        _chart("TTFT, ms", xs, [level.summary.ttft_ms for level in levels], labels),
-        _chart("TPOT, ms", xs, [level.summary.tpot_ms for level in levels], labels),
+        _chart(f"TTFT, ms, by {unit}", xs, [level.summary.ttft_ms for level in levels], labels),
+        _chart(f"TPOT, ms, by {unit}", xs, [level.summary.tpot_ms for level in levels], labels),
     )
     size = f'width="{len(charts) * _WIDTH}" height="{_HEIGHT}"'
     placed = "".join(f'<g transform="translate({i * _WIDTH},0)">{chart}</g>' for i, chart in enumerate(charts))
@@ -41,7 +41,8 @@ def _chart(title: str, xs: Sequence[float], ys: Sequence[Sequence[float]], label
         parts.append(f'<path d="M{_MARGIN},{y:.1f}h{width}" stroke="#ddd"/>')
         parts.append(_text(_MARGIN - 6, y + 4, f"{most_y * share:g}", "end"))
         parts.append(_text(_MARGIN + width * share, _HEIGHT - _MARGIN + 16, f"{most_x * share:g}", "middle"))
-    for percent, colour, curve in zip(PERCENTS, _COLOURS, zip(*ys, strict=True), strict=True):
+    for number, curve in enumerate(zip(*ys, strict=True)):
+        percent, colour = PERCENTS[number], _COLOURS[number]
         points = [
             (_MARGIN + width * x / most_x, _HEIGHT - _MARGIN - height * y / most_y, label)
             for x, y, label in zip(xs, curve, labels, strict=True)
@@ -49,11 +50,11 @@ def _chart(title: str, xs: Sequence[float], ys: Sequence[Sequence[float]], label
         ]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(_text(_WIDTH - _MARGIN - 36 * (len(PERCENTS) - 1 - number), 24, f"p{percent}", "end", colour))
         for x, y, label in points:
-            hint = escape(f"{label}, p{percent}")
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{hint}</title></circle>')
-        if points:
-            parts.append(_text(points[-1][0] + 8, points[-1][1] + 4, f"p{percent}"))
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+            if percent == PERCENTS[-1]:
+                parts.append(_text(x, y - 8, label, "middle"))
     return "".join(parts)
 
 
@@ -65,5 +66,5 @@ def _round_up(value: float) -> float:
     return next(step * unit for step in (1, 2, 4, 8, 10) if step * unit >= value)
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = "#000") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
