@@ -27,6 +27,7 @@ from model.loader import load_weights
 from model.memory import available_memory
 from model.runner import ModelRunner
 from model.sampler import Sampler
+from model.selfcheck import Probe, check_execution
 from model.threads import available_cores
 from model.transformer import Transformer
 
@@ -86,7 +87,13 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
     block_bytes = bytes_per_block(chosen.config, options.block_size, chosen.dtype)
     num_blocks = _num_blocks(options, chosen, block_bytes, runner_with)
     runner = runner_with(num_blocks)
-    runner.record_graphs(num_blocks, GRAPH_BYTES, functools.partial(progress, "recording decode steps"))
+    recording = functools.partial(progress, "recording decode steps")
+    checks = check_execution(
+        runner,
+        _probe(options, chosen),
+        str(chosen.dtype).removeprefix("torch."),
+        lambda: runner.record_graphs(num_blocks, GRAPH_BYTES, recording),
+    )
     runner.run(largest_batch(1, 1, 1, options.block_size))
     return runner, ModelInfo(
         architecture=chosen.config.architecture,
@@ -95,6 +102,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         device=str(chosen.device),
         attention="torch" if kernels is None else "paged",
         kernels=f"torch, as {chosen.against_kernels}" if kernels is None else f"own kernels, {kernels.level}",
+        checks=checks,
         quantization=options.quantization,
         vocab_size=chosen.config.vocab_size,
         max_model_len=chosen.max_model_len,
@@ -151,6 +159,15 @@ def _backend(kernels: CpuKernels | None, chosen: _Choices, num_blocks: int, bloc
     if kernels is not None:
         return CpuAttention(kernels, chosen.config, num_blocks, block_size, chosen.dtype)
     return TorchAttention(chosen.config, KVCache(chosen.config, num_blocks, block_size, chosen.dtype, chosen.device))
+
+
+def _probe(options: RunnerOptions, chosen: _Choices) -> Probe:
+    return Probe(
+        vocab_size=chosen.config.vocab_size,
+        max_model_len=chosen.max_model_len,
+        max_num_seqs=options.max_num_seqs,
+        block_size=options.block_size,
+    )
 
 
 def _num_blocks(

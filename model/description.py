@@ -27,6 +27,14 @@ class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int | None = None
 
 
+class Check(msgspec.Struct, frozen=True, array_like=True):
+    """What the start found out about one fast way to compute: whether it gives what the plain way gives."""
+
+    part: str
+    is_used: bool
+    note: str
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A model as it is served."""
 
@@ -38,6 +46,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the attention back end."""
     kernels: str = "torch"
     """What computes: our own kernels with their instruction set, or torch with the reason why not ours."""
+    checks: list[Check] = []
+    """What was proved at the start, on a GPU."""
+    decode_mbu: float | None = None
+    """The share of the memory's bandwidth that a decode step of one sequence used at the start, on a GPU."""
     quantization: Quantization = "none"
     vocab_size: int
     max_model_len: int

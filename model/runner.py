@@ -87,6 +87,7 @@ class ModelRunner:
         self._sampler = sampler
         self._device = model.device
         self._stream = stream or stream_of(model.device)
+        self._is_overlapped = self._stream.is_asynchronous
         self._graphs = DecodeGraphs()
         self._max_num_seqs = max_num_seqs
         self._max_model_len = max_model_len
@@ -102,7 +103,15 @@ class ModelRunner:
     @property
     def is_asynchronous(self) -> bool:
         """Whether `enqueue` comes back before the device has computed the step."""
-        return self._stream.is_asynchronous
+        return self._is_overlapped
+
+    def wait_for_each_step(self) -> None:
+        """Let nobody enqueue a step before the last one's results are read."""
+        self._is_overlapped = False
+
+    def drop_graphs(self) -> None:
+        """Compute decode steps anew, not from recordings."""
+        self._graphs = DecodeGraphs()
 
     @property
     def can_record(self) -> bool:

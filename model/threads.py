@@ -12,8 +12,13 @@ def available_cores(cgroup_root: Path = CGROUP_ROOT) -> int:
     Threads beyond a quota are throttled and make everything slower, so a quota of 7.65 cores counts as 7.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = _quota_v2(cgroup_root) or _quota_v1(cgroup_root)
+    quota = container_quota(cgroup_root)
     return max(1, min(cores, int(quota))) if quota else cores
+
+
+def container_quota(cgroup_root: Path = CGROUP_ROOT) -> float | None:
+    """Cores' worth of time that the container may use; None where it has no limit."""
+    return _quota_v2(cgroup_root) or _quota_v1(cgroup_root)
 
 
 def _quota_v2(root: Path) -> float | None:

@@ -11,6 +11,7 @@ def banner(settings: Settings, info: ModelInfo, address: tuple[str, int]) -> str
     key = ' -H "Authorization: Bearer YOUR-KEY"' if settings.api_key else ""
     quantized = "" if info.quantization == "none" else f" with {info.quantization} weights"
     num_tokens = info.num_blocks * info.block_size
+    proved = ", ".join(check.part for check in info.checks if check.is_used)
     rows = {
         "model": f"{info.architecture}, {_count(info.num_parameters)} parameters ({_size(info.weights_bytes)})",
         "computes": f"in {info.dtype}{quantized} on {info.device}, {info.attention} attention, {info.kernels}",
@@ -18,6 +19,8 @@ def banner(settings: Settings, info: ModelInfo, address: tuple[str, int]) -> str
         "batch": f"up to {info.max_num_seqs:,} sequences and {info.max_step_tokens:,} tokens a step",
         "KV cache": f"{info.num_blocks:,} blocks of {info.block_size} = {num_tokens:,} tokens "
         f"({_size(info.kv_cache_bytes)}), {num_tokens // info.max_model_len:,} sequences of full length",
+        **({"proved": f"{proved}, at the start"} if proved else {}),
+        **({} if info.decode_mbu is None else {"decode": f"at {info.decode_mbu:.0%} of the memory's bandwidth"}),
         "API": f"{url}/v1",
         "docs": f"{url}/docs",
     }

@@ -1,4 +1,4 @@
-"""The command line: `nexttoken serve [MODEL] [--flag value ...]`, `nexttoken bench WHAT [--flag value ...]`."""
+"""The command line: `nexttoken serve [MODEL]`, `nexttoken doctor [MODEL]`, `nexttoken bench WHAT`, each with flags."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from server.bench.commands import add_bench
-from server.command import Parser
+from server.command import BadUse, Parser
 from server.flags import add_setting_flags, settings_of
 from server.settings import Settings
 from server.version import VERSION
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=f"nexttoken {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands)
+    _add_doctor(commands)
     add_bench(commands)
     sys.exit(parser.run(arguments))
 
@@ -42,6 +43,46 @@ def _serve(options: argparse.Namespace) -> int:
     from server.serve import serve
 
     return serve(settings)
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[Any]") -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="examine this machine",
+        description="Says what this machine has and what of it a server would use, proves that this computes what "
+        "plain torch computes, and measures how near a decode step comes to the memory's limit. Exits with 1 if a line "
+        "should be looked at.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add_setting_flags(parser, _DOCTOR_SETTINGS)
+    parser.set_defaults(run=_doctor, command=parser)
+
+
+_DOCTOR_SETTINGS = (
+    "model",
+    "revision",
+    "device",
+    "dtype",
+    "quantization",
+    "kernels",
+    "max_model_len",
+    "max_num_seqs",
+    "block_size",
+    "num_threads",
+)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from model.errors import ModelError
+    from server.doctor import doctor
+    from server.serve import model_directory, worker_config
+
+    try:
+        directory = model_directory(settings)
+    except ModelError as error:
+        raise BadUse(" ".join(str(error).split())) from None
+    return doctor(worker_config(settings, directory).runner)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from model.hub import resolve
 from server.banner import banner
 from server.engine.client import EngineClient
 from server.engine.connection import Connection, WorkerConnection
-from server.engine.messages import WorkerConfig
+from server.engine.messages import ModelInfo, WorkerConfig
 from server.http_protocol import HttpProtocol
 from server.settings import BUNDLED_MODEL, Settings, unknown_variables
 from server.version import VERSION
@@ -188,10 +188,18 @@ class _Service:
         if is_terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
         if self._engine.model is not None:
+            warn_of_what_is_off(self._engine.model)
             print(banner(self._settings, self._engine.model, self._listener.getsockname()[:2]), flush=True)
         elif status.phase == "dead":
             _refuse(status.detail, EXIT_CANNOT_SERVE_MODEL)
             self._http.should_exit = True
+
+
+def warn_of_what_is_off(info: ModelInfo) -> None:
+    """A line for each fast way to compute that the start could not prove."""
+    for check in info.checks:
+        if not check.is_used:
+            logger.warning("event=switched_off what=%r reason=%r", check.part, check.note)
 
 
 def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "FastAPI":

@@ -29,19 +29,24 @@ class Limits:
     """What computed them."""
 
 
+def read_rate(device: torch.device, num_threads: int) -> float:
+    """Bytes that the device reads a second, measured with the largest of a GiB of whole numbers."""
+    with _threads(num_threads), torch.inference_mode():
+        numbers = torch.ones(_READ_BYTES // 8, dtype=torch.int64, device=device)
+        return _READ_BYTES / _best_time(numbers.amax, device)
+
+
 def device_limits(device: torch.device, num_threads: int, weight_format: WeightFormat) -> Limits:
     """Measure for some seconds.
 
-    Reading: the largest of a GiB of whole numbers. Products: the best of torch's in float32 and bfloat16 and, on a CPU,
+    Products: the best of torch's in float32 and bfloat16 and, on a CPU,
     of our own with weights of this format.
     """
+    read_bytes_per_s = read_rate(device, num_threads)
     with _threads(num_threads), torch.inference_mode():
-        numbers = torch.ones(_READ_BYTES // 8, dtype=torch.int64, device=device)
-        read_s = _best_time(numbers.amax, device)
-        del numbers
         seconds = {name: _best_time(product, device) for name, product in _products(device, num_threads, weight_format)}
     fastest = min(seconds, key=lambda name: seconds[name])
-    return Limits(_READ_BYTES / read_s, 2 * _ROWS * _INPUTS * _OUTPUTS / seconds[fastest], fastest)
+    return Limits(read_bytes_per_s, 2 * _ROWS * _INPUTS * _OUTPUTS / seconds[fastest], fastest)
 
 
 def synchronize(device: torch.device) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -21,6 +22,9 @@ import zmq
 from model.build import build_runner
 from model.description import ModelInfo
 from model.errors import ModelError
+from model.families.registry import config_from_directory
+from model.runner import ModelRunner
+from server.bench.decode import decode_speed
 from server.engine.drafting import NO_DRAFTS, StepCosts
 from server.engine.engine import Engine
 from server.engine.messages import (
@@ -83,6 +87,8 @@ def main() -> None:
         socket.send(Failed(" ".join(str(error).split())))
         Event().wait()  # until the client has read why, and closes our input
         return
+    if runner.is_asynchronous:
+        model = msgspec.structs.replace(model, decode_mbu=_decode_mbu(config, runner, model))
     costs = NO_DRAFTS
     if config.speculation:
         costs = measure_step_costs(runner, max_model_len=model.max_model_len, block_size=model.block_size)
@@ -118,6 +124,11 @@ def _patience_ms(engine: Engine[Any]) -> int | None:
     if engine.has_work:
         return 0
     return COMPILE_POLL_MS if engine.is_compiling else None
+
+
+def _decode_mbu(config: WorkerConfig, runner: ModelRunner, model: ModelInfo) -> float | None:
+    speed = decode_speed(runner, model, config_from_directory(Path(config.runner.model_dir)), num_threads=1)
+    return None if speed is None else speed.mbu
 
 
 def _limits(config: WorkerConfig, model: ModelInfo, costs: StepCosts) -> SchedulerLimits:

@@ -11,35 +11,15 @@ from hypothesis import strategies as st
 
 from model.attention.torch import TorchAttention
 from model.batch import Batch, Join, SamplingParams
-from model.config import ModelConfig, RopeConfig
 from model.graphs import MAX_ROWS, copy_into, ladder
-from model.kv_cache import KVCache
 from model.runner import ModelRunner
-from model.sampler import Sampler
 from model.stream import HostStream
 from model.transformer import Transformer
 from server.engine.engine import Engine
 from server.engine.scheduler import SchedulerLimits
 from tests.engine.generation import neighbours, run
-from tests.recordable import DecodePlan, RecordableAttention, poison
-
-CPU = torch.device("cpu")
-BLOCK, NUM_BLOCKS, MAX_MODEL_LEN, MAX_NUM_SEQS = 4, 64, 128, 7
-CONFIG = ModelConfig(
-    architecture="LlamaForCausalLM",
-    vocab_size=96,
-    hidden_size=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    intermediate_size=48,
-    activation="silu",
-    norm_eps=1e-5,
-    max_position_embeddings=MAX_MODEL_LEN,
-    rope=RopeConfig(),
-    eos_token_ids=(2, 5),
-)
+from tests.recordable import DecodePlan, RecordableAttention
+from tests.runner.small_model import BLOCK, CONFIG, MAX_MODEL_LEN, MAX_NUM_SEQS, NUM_BLOCKS, make_runner, random_model
 
 
 class Recorder(HostStream):
@@ -64,29 +44,7 @@ class Recorder(HostStream):
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    torch.manual_seed(3)
-    transformer = Transformer(CONFIG, torch.float32, CPU)
-    for name, parameter in transformer.named_parameters():
-        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.15)
-    return transformer
-
-
-def make_runner(model: Transformer, kind: type[TorchAttention], stream: HostStream) -> tuple[ModelRunner, KVCache]:
-    """With one more block than a scheduler would know."""
-    cache = KVCache(CONFIG, NUM_BLOCKS + 1, BLOCK, torch.float32, CPU)
-    attention = kind(CONFIG, cache)
-    poison(attention)
-    sampler = Sampler(MAX_NUM_SEQS, CONFIG.vocab_size, CONFIG.eos_token_ids, CPU)
-    runner = ModelRunner(
-        model,
-        attention,
-        sampler,
-        max_num_seqs=MAX_NUM_SEQS,
-        max_model_len=MAX_MODEL_LEN,
-        block_size=BLOCK,
-        stream=stream,
-    )
-    return runner, cache
+    return random_model()
 
 
 def record(runner: ModelRunner, max_bytes: int = 1000) -> int:

@@ -1,0 +1,60 @@
+"""A model of random weights on the CPU, and runners of it over a cache whose blocks are NaN until written."""
+
+import torch
+
+from model.attention.torch import TorchAttention
+from model.config import ModelConfig, RopeConfig
+from model.kv_cache import KVCache
+from model.runner import ModelRunner
+from model.sampler import Sampler
+from model.stream import HostStream
+from model.transformer import Transformer
+from tests.recordable import poison
+
+CPU = torch.device("cpu")
+BLOCK, NUM_BLOCKS, MAX_MODEL_LEN, MAX_NUM_SEQS = 4, 64, 128, 7
+CONFIG = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=96,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=48,
+    activation="silu",
+    norm_eps=1e-5,
+    max_position_embeddings=MAX_MODEL_LEN,
+    rope=RopeConfig(),
+    eos_token_ids=(2, 5),
+)
+
+
+def random_model() -> Transformer:
+    torch.manual_seed(3)
+    transformer = Transformer(CONFIG, torch.float32, CPU)
+    for name, parameter in transformer.named_parameters():
+        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.15)
+    return transformer
+
+
+def make_runner(
+    model: Transformer,
+    attention: type[TorchAttention],
+    stream: HostStream,
+    kind_of_runner: type[ModelRunner] = ModelRunner,
+) -> tuple[ModelRunner, KVCache]:
+    """With one more block than a scheduler would know."""
+    cache = KVCache(CONFIG, NUM_BLOCKS + 1, BLOCK, torch.float32, CPU)
+    backend = attention(CONFIG, cache)
+    poison(backend)
+    runner = kind_of_runner(
+        model,
+        backend,
+        Sampler(MAX_NUM_SEQS, CONFIG.vocab_size, CONFIG.eos_token_ids, CPU),
+        max_num_seqs=MAX_NUM_SEQS,
+        max_model_len=MAX_MODEL_LEN,
+        block_size=BLOCK,
+        stream=stream,
+    )
+    return runner, cache

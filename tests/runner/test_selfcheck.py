@@ -1,0 +1,120 @@
+"""The checks at the start find what differs and switch it off; proved on the CPU with what would be a GPU's."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from model.attention.torch import TorchAttention
+from model.runner import ModelRunner
+from model.selfcheck import Probe, agreement, check_execution
+from model.stream import HostStream
+from model.transformer import Transformer
+from tests.recordable import RecordableAttention
+from tests.runner.small_model import BLOCK, CONFIG, MAX_MODEL_LEN, MAX_NUM_SEQS, NUM_BLOCKS, make_runner, random_model
+
+PROBE = Probe(vocab_size=CONFIG.vocab_size, max_model_len=MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS, block_size=BLOCK)
+
+
+class Device(HostStream):
+    """Like a GPU's stream; with a fault, what is recorded is played wrongly."""
+
+    is_asynchronous = True
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+
+    def record(self, compute: Callable[[], None]) -> Callable[[], None]:
+        compute()
+        if self.fault == "can't record":
+            raise RuntimeError("operation not permitted\n when stream is capturing")
+        return (lambda: None) if self.fault == "plays nothing" else compute
+
+
+class Hasty(ModelRunner):
+    """Lets a step that is enqueued before the last one was read see the wrong tokens."""
+
+    def enqueue(self, batch):
+        if getattr(self, "is_unread", False):
+            self._tokens_SL.zero_()
+        self.is_unread = True
+        return super().enqueue(batch)
+
+    def read(self, results):
+        self.is_unread = False
+        return super().read(results)
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return random_model()
+
+
+def check(runner: ModelRunner) -> dict[str, tuple[bool, str]]:
+    checks = check_execution(
+        runner, PROBE, "float32", lambda: runner.record_graphs(NUM_BLOCKS, 1, lambda fraction: None)
+    )
+    return {one.part: (one.is_used, one.note) for one in checks}
+
+
+def test_what_is_right_is_used(model):
+    runner, _ = make_runner(model, RecordableAttention, Device())
+    checks = check(runner)
+    assert [is_used for is_used, _ in checks.values()] == [True, True]
+    assert f"up to {MAX_NUM_SEQS} rows" in checks["CUDA graphs"][1]
+    assert runner.is_asynchronous
+
+
+@pytest.mark.parametrize(
+    ("fault", "note"),
+    [("plays nothing", "mean difference"), ("can't record", "it failed: RuntimeError: operation not")],
+)
+def test_graphs_that_are_wrong_or_fail_are_dropped_and_all_else_goes_on(model, fault, note):
+    runner, _ = make_runner(model, RecordableAttention, Device(fault))
+    plain, _ = make_runner(model, TorchAttention, HostStream())
+    checks = check(runner)
+    assert not checks["CUDA graphs"][0]
+    assert note in checks["CUDA graphs"][1]
+    assert checks["overlapped steps"][0]
+    assert PROBE.logprobs(runner) == pytest.approx(PROBE.logprobs(plain), abs=1e-4)
+
+
+def test_overlap_that_changes_tokens_is_switched_off(model):
+    runner, _ = make_runner(model, RecordableAttention, Device(), kind_of_runner=Hasty)
+    checks = check(runner)
+    assert checks["overlapped steps"] == (False, "other tokens were drawn than one step after the other")
+    assert not runner.is_asynchronous
+
+
+def test_a_back_end_that_cannot_be_recorded_is_said(model):
+    runner, _ = make_runner(model, TorchAttention, Device())
+    assert check(runner)["CUDA graphs"] == (False, "the attention back end can't be recorded")
+
+
+def test_nothing_is_checked_on_a_cpu(model):
+    runner, _ = make_runner(model, TorchAttention, HostStream())
+    assert check(runner) == {}
+
+
+def test_a_wrong_context_is_told_from_rounding(model):
+    """In the widest tolerance: a cache that lost what was computed before."""
+    runner, _ = make_runner(model, TorchAttention, HostStream())
+    expected = PROBE.logprobs(runner)
+    rounded = [value * 1.001 for value in expected]
+    assert agreement("rounding", "bfloat16", expected, lambda: rounded).is_used
+
+    class Forgetful(TorchAttention):
+        def attend(self, layer, q, k, v, step):
+            return super().attend(layer, q, k, torch.roll(v, 1, 0), step)
+
+    wrong, _ = make_runner(model, Forgetful, HostStream())
+    assert not agreement("attention", "bfloat16", expected, lambda: PROBE.logprobs(wrong)).is_used
+    assert not agreement("NaN", "bfloat16", expected, lambda: [float("nan")] * len(expected)).is_used
+
+
+@pytest.mark.parametrize("max_model_len", [1, 16, 47, 48, 128])
+def test_the_probe_fits_the_context_and_one_sequences_blocks(max_model_len):
+    probe = Probe(vocab_size=9, max_model_len=max_model_len, max_num_seqs=2, block_size=16)
+    assert probe.is_empty == (max_model_len < 48)
+    assert all(len(text) <= max_model_len for text in probe._texts)
+    assert probe._num_blocks_each * len(probe._texts) <= -(-max_model_len // 16)

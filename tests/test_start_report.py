@@ -1,0 +1,49 @@
+"""What the operator is told of what the start has proved, and of what it has not."""
+
+import logging
+
+import pytest
+
+from model.description import Check, ModelInfo
+from server.banner import banner
+from server.serve import warn_of_what_is_off
+from server.settings import Settings
+
+INFO = ModelInfo(
+    architecture="LlamaForCausalLM",
+    num_parameters=8 * 10**9,
+    dtype="bfloat16",
+    device="cuda:0",
+    attention="paged",
+    checks=[
+        Check("CUDA graphs", False, "it failed: RuntimeError: out of luck"),
+        Check("overlapped steps", True, "the same tokens as one step after the other"),
+    ],
+    decode_mbu=0.734,
+    vocab_size=128256,
+    max_model_len=8192,
+    max_num_seqs=256,
+    max_step_tokens=8192,
+    block_size=16,
+    num_blocks=10000,
+    eos_token_ids=[2],
+    bos_token_id=1,
+    weights_bytes=16 * 10**9,
+    kv_cache_bytes=20 * 10**9,
+)
+
+
+def test_the_banner_names_what_was_proved_and_the_speed_reached():
+    text = banner(Settings(), INFO, ("127.0.0.1", 8000))
+    assert "proved    overlapped steps, at the start" in text
+    assert "decode    at 73% of the memory's bandwidth" in text
+    assert "CUDA graphs" not in text
+
+
+def test_what_is_switched_off_is_one_warning_each(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        warn_of_what_is_off(INFO)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "event=switched_off what='CUDA graphs' reason='it failed: RuntimeError: out of luck'"
+    )
