@@ -15,7 +15,7 @@ from model.constraint import Matcher
 from model.graphs import DecodeGraphs, ladder
 from model.sampler import Draws, Sampler, token_logprobs
 from model.slot_matchers import SlotMatchers, take
-from model.stream import Stream, stream_of, to_host
+from model.stream import Stream, stream_of, to_device, to_host
 from model.transformer import Transformer
 
 # T tokens in the step, R sampled rows, S slots, L positions of a slot, E hidden size, V vocabulary
@@ -274,7 +274,7 @@ class ModelRunner:
         return slots * self._tokens_SL.shape[1] + positions
 
     def _to_device(self, column: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(column).to(self._device, non_blocking=True)
+        return to_device(column, self._device)
 
 
 def _on_host(draws: Draws) -> Draws:

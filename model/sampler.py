@@ -15,6 +15,7 @@ from model.batch import NO_TOKEN, Join
 from model.penalties import History, Penalties, add_bias, forbid, forbidding_table, hold_back, penalise
 from model.random_draw import draw, uniforms
 from model.slot_matchers import TokenMasks
+from model.stream import to_device
 from model.truncation import min_p_gap, surprise_gaps, top_k_gap, top_p_gap
 
 LOGPROB_FLOOR = -9999.0
@@ -239,8 +240,7 @@ class Sampler:
             _cut(surprise_RV, weights_RV, top_p_gap(surprise_RV, weights_RV, typical_p_R))
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
-        # Not blocking: the other kind waits until the device has done all that was asked of it before.
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
+        return to_device(array, self._device)
 
 
 def _cut(gaps_RV: Tensor, weights_RV: Tensor, max_gap_R: Tensor) -> None:

@@ -6,7 +6,9 @@ All that knows of events and graphs is here, so that the rest runs on a CPU, and
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -52,6 +54,8 @@ class CudaStream:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        # One for all recordings: libraries keep a workspace of some MiB for each stream that they were called on.
+        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool: Any = None  # torch keeps its type to itself
 
     def mark(self) -> Callable[[], None]:
@@ -62,16 +66,13 @@ class CudaStream:
 
     def record(self, compute: Callable[[], None]) -> Callable[[], None]:
         """See Stream."""
-        # Once without recording: kernels are compiled and libraries loaded, neither of which a graph may hold. On a
-        # stream of its own, as the recording will be, since libraries keep a workspace for each stream.
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
+        # Once without recording: kernels are compiled and libraries loaded, neither of which a graph may hold.
+        torch.cuda.synchronize(self._device)
+        with torch.cuda.stream(self._side):
             compute()
-        torch.cuda.current_stream(self._device).wait_stream(side)
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=side):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._side):
             compute()
         self._pool = graph.pool()
         return graph.replay
@@ -86,6 +87,18 @@ class CudaStream:
 def stream_of(device: torch.device) -> Stream:
     """The stream of a device that this process computes on."""
     return CudaStream(device) if device.type == "cuda" else HostStream()
+
+
+def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """A copy on the device, for all that it is told from now on.
+
+    By way of pinned memory: for a copy from other memory the driver may wait until the device has done all that it was
+    told before.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
+    return tensor.to(device, non_blocking=True)
 
 
 def to_host(tensor: Tensor) -> Tensor:

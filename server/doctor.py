@@ -119,7 +119,7 @@ def _speed(options: RunnerOptions, runner: ModelRunner, info: ModelInfo) -> Find
     config = config_from_directory(Path(options.model_dir))
     speed = decode_speed(runner, info, config, options.num_threads or available_cores())
     if speed is None:
-        return Finding("decode", "not measured: the context is too short")
+        return Finding("decode", "not measured: the context is too short, or no GiB is left to read")
     text = (
         f"{speed.step_s * 1e3:.2f} ms a token, {speed.step_bytes / speed.step_s / 1e9:.1f} of the "
         f"{speed.read_bytes_per_s / 1e9:.1f} GB/s that can be read: MBU {speed.mbu:.0%}"

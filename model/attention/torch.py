@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from model.attention.base import StepTensors
 from model.config import ModelConfig
 from model.kv_cache import KVCache
+from model.stream import to_device
 
 # T tokens in the step, R rows of a group, S new tokens of a prefill row, N keys,
 # H query heads, K kv heads, G = H / K query heads that share a kv head, D head size
@@ -224,7 +225,7 @@ class TorchAttention:
         return torch.where(is_visible, 0.0, -torch.inf).to(self.dtype)
 
     def _on_device(self, column: NDArray[np.integer]) -> Tensor:
-        return torch.tensor(column, dtype=torch.int64).to(self.device, non_blocking=True)
+        return to_device(column.astype(np.int64), self.device)
 
 
 def _attend(q_SHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, bias_SN: Tensor | None) -> Tensor:

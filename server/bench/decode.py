@@ -30,7 +30,7 @@ class DecodeSpeed:
 
 
 def decode_speed(runner: ModelRunner, info: ModelInfo, config: ModelConfig, num_threads: int) -> DecodeSpeed | None:
-    """Measure for about a second; None for a model whose context is too short.
+    """Measure for about a second; None for a model whose context is too short, or where no GiB is left to read.
 
     `num_threads` read where the device is a CPU. Uses slot 0 and the first blocks, which must not be in use.
     """
@@ -40,7 +40,11 @@ def decode_speed(runner: ModelRunner, info: ModelInfo, config: ModelConfig, num_
     steps = Steps(runner, info, case)
     steps.prefill(0)
     step_s = min(_seconds(steps) for _ in range(DECODE_STEPS))
-    return DecodeSpeed(step_s, Work(config, info).decode_bytes(case), read_rate(torch.device(info.device), num_threads))
+    try:
+        read_bytes_per_s = read_rate(torch.device(info.device), num_threads)
+    except torch.OutOfMemoryError:
+        return None
+    return DecodeSpeed(step_s, Work(config, info).decode_bytes(case), read_bytes_per_s)
 
 
 def _seconds(steps: Steps) -> float:
