@@ -321,15 +321,19 @@ void take_in(const Heads& heads, const Rows& rows, const Projections& p, int64_t
     turn(from, cosines, sines, dim, scale, queries + (token * heads.num_heads + h) * dim);
   }
   const int64_t tile = rows.write[token] / TILE, lane = rows.write[token] % TILE;
-  float turned[MAX_HEAD_DIM];
+  float floats[MAX_HEAD_DIM] = {};
+  Cached cached[MAX_HEAD_DIM];
+  const auto round_to = [&](Cached* to) {
+    for (int64_t d = 0; d < dim_padded; d += LANES) store(to + d, load(floats + d));
+  };
   for (int64_t h = 0; h < heads.num_kv_heads; ++h) {
-    turn(p.keys + token * p.key_stride + h * dim, cosines, sines, dim, 1.0f, turned);
     Cached* keys = static_cast<Cached*>(heads.keys) + (tile * heads.num_kv_heads + h) * dim * TILE + lane;
     Cached* values = static_cast<Cached*>(heads.values) + ((tile * heads.num_kv_heads + h) * TILE + lane) * dim_padded;
-    const float* from = p.values + token * p.value_stride + h * dim;
-    for (int64_t d = 0; d < dim; ++d) put(keys + d * TILE, turned[d]);
-    for (int64_t d = 0; d < dim; ++d) put(values + d, from[d]);
-    for (int64_t d = dim; d < dim_padded; ++d) put(values + d, 0.0f);
+    turn(p.keys + token * p.key_stride + h * dim, cosines, sines, dim, 1.0f, floats);
+    round_to(cached);
+    for (int64_t d = 0; d < dim; ++d) keys[d * TILE] = cached[d];
+    std::memcpy(floats, p.values + token * p.value_stride + h * dim, dim * sizeof(float));
+    round_to(values);
   }
 }
 

@@ -14,6 +14,7 @@
 namespace {
 
 constexpr int64_t CHUNK_BYTES = 256 << 10;
+constexpr int PART = 256;  // numbers of x that are prepared together
 constexpr int64_t PARALLEL_ELEMENTS = 1 << 15;  // fewer are prepared faster than a thread wakes
 
 __attribute__((noinline)) Floats rarely_activated(Floats x, Activation activation) {
@@ -103,13 +104,25 @@ float inverse_norm(const float* x, int64_t size, float eps) {
   return 1.0f / std::sqrt(total / float(size) + eps);
 }
 
+// The numbers [first, first + PART) of a row of x, normalised where asked, and zeros beyond its end.
+void read_part(const Linear& linear, const float* x, float factor, int64_t first, float* values) {
+  const int64_t left = linear.num_inputs - first, count = left < PART ? left : PART;
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    const Floats value = load(x + first + i);
+    store(values + i, linear.norm ? value * factor * load(linear.norm + first + i) : value);
+  }
+  for (; i < count; ++i) values[i] = linear.norm ? x[first + i] * factor * linear.norm[first + i] : x[first + i];
+  for (; i < PART; ++i) values[i] = 0;
+}
+
 // One group of one row: 32 numbers, their scale, and what the offset of the weights adds to every product.
 inline void quantize(const float* values, int offset, float* scale, int32_t* correction, uint32_t* quads, int rows) {
   Floats top{};
   for (int i = 0; i < GROUP; i += LANES) top = maximum(top, magnitude(load(values + i)));
   *scale = largest(top) / 127.0f;
   const float inverse = *scale > 0 ? 1.0f / *scale : 0.0f;
-  float numbers[GROUP];
+  alignas(64) int8_t numbers[GROUP];
   Floats total{};
   for (int i = 0; i < GROUP; i += LANES) {
     const Floats number = rounded(load(values + i) * inverse);
@@ -120,28 +133,26 @@ inline void quantize(const float* values, int offset, float* scale, int32_t* cor
   for (int i = 0; i < GROUP; i += 4) put_quad(numbers + i, quads + i / 4 * QUAD_WORDS * rows, rows);
 }
 
-// One row of x, normalised where asked, as its place in a block of `rows` rows holds it.
+// One row of x as its place in a block of `rows` rows holds it.
 template <Format FORMAT>
 void prepare(const Linear& linear, int64_t padded, const float* x, int rows, float* to) {
-  const int64_t size = linear.num_inputs;
-  const float factor = linear.norm ? inverse_norm(x, size, linear.eps) : 1.0f;
-  const auto value = [&](int64_t i) { return linear.norm ? x[i] * factor * linear.norm[i] : x[i]; };
-  if constexpr (IS_QUANTIZED<FORMAT>) {
-    for (int64_t first = 0; first < padded; first += GROUP, to += rows * GROUP_WORDS) {
-      const int64_t count = size - first < GROUP ? size - first : GROUP;
-      float values[GROUP] = {};
-      for (int64_t i = 0; i < count; ++i) values[i] = value(first + i);
-      int32_t* correction = reinterpret_cast<int32_t*>(to + rows);
-      quantize(values, Line<FORMAT>::OFFSET, to, correction, reinterpret_cast<uint32_t*>(to + 2 * rows), rows);
+  const float factor = linear.norm ? inverse_norm(x, linear.num_inputs, linear.eps) : 1.0f;
+  alignas(64) float values[PART];
+  for (int64_t first = 0; first < padded; first += PART) {
+    read_part(linear, x, factor, first, values);
+    const int count = int(padded - first < PART ? padded - first : PART);
+    if constexpr (IS_QUANTIZED<FORMAT>) {
+      for (int i = 0; i < count; i += GROUP, to += rows * GROUP_WORDS) {
+        int32_t* correction = reinterpret_cast<int32_t*>(to + rows);
+        quantize(values + i, Line<FORMAT>::OFFSET, to, correction, reinterpret_cast<uint32_t*>(to + 2 * rows), rows);
+      }
+    } else if constexpr (USES_PAIRS<FORMAT>) {
+      alignas(64) bfloat16 halves[PART];
+      for (int i = 0; i < count; i += LANES) store(halves + i, load(values + i));
+      for (int i = 0; i < count; i += 2, to += rows) std::memcpy(to, halves + i, 4);
+    } else {
+      for (int i = 0; i < count; ++i, to += rows) *to = values[i];
     }
-  } else if constexpr (USES_PAIRS<FORMAT>) {
-    uint32_t* pairs = reinterpret_cast<uint32_t*>(to);
-    for (int64_t i = 0; i < size; i += 2, pairs += rows) {
-      *pairs = to_bfloat16(value(i)) | uint32_t(i + 1 < size ? to_bfloat16(value(i + 1)) : 0) << 16;
-    }
-  } else {
-    for (int64_t i = 0; i < size; ++i) to[i * rows] = value(i);
-    for (int64_t i = size; i < padded; ++i) to[i * rows] = 0;
   }
 }
 

@@ -40,9 +40,11 @@ typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 typedef Floats FloatsAnywhere __attribute__((aligned(4), may_alias));
 typedef Words WordsAnywhere __attribute__((aligned(4), may_alias));
 typedef Halves HalvesAnywhere __attribute__((aligned(2), may_alias));
+typedef Bytes BytesAnywhere __attribute__((aligned(1), may_alias));
 
 typedef uint16_t bfloat16;  // the upper half of a float's bits
 
@@ -100,24 +102,17 @@ inline float largest(Floats value) {
 }
 
 // Rounds to nearest, ties to even, as torch does. A NaN stays one.
-inline bfloat16 to_bfloat16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
+inline void store(bfloat16* to, Floats value) {
+  const Words bits = reinterpret_cast<Words>(value);
+  const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Words result = (bits & 0x7fffffffu) > 0x7f800000u ? filled_words(0x7fc0) : rounded;
+  *reinterpret_cast<HalvesAnywhere*>(to) = __builtin_convertvector(result, Halves);
 }
 
-inline float to_float(float value) { return value; }
-
-inline float to_float(bfloat16 value) {
-  const uint32_t bits = uint32_t(value) << 16;
-  float result;
-  std::memcpy(&result, &bits, 4);
-  return result;
+// Whole numbers from -128 to 127.
+inline void store(int8_t* to, Floats value) {
+  *reinterpret_cast<BytesAnywhere*>(to) = __builtin_convertvector(__builtin_convertvector(value, Ints), Bytes);
 }
-
-inline void put(float* to, float value) { *to = value; }
-inline void put(bfloat16* to, float value) { *to = to_bfloat16(value); }
 
 // e^x by Cephes' polynomial (Moshier), within 2 units in the last place. exactly 1 at 0, exactly 0 below -87.
 inline Floats exponential(Floats x) {

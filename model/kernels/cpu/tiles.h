@@ -72,10 +72,7 @@ inline Ints add_products(Ints sum, Words weights, const uint32_t* quad, int) {
   return reinterpret_cast<Ints>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(weights),
                                                     _mm512_set1_epi32(int(*quad))));
 }
-inline void put_quad(const float* x, uint32_t* to, int) {
-  *to = uint32_t(uint8_t(int(x[0]))) | uint32_t(uint8_t(int(x[1]))) << 8 | uint32_t(uint8_t(int(x[2]))) << 16 |
-        uint32_t(uint8_t(int(x[3]))) << 24;
-}
+inline void put_quad(const int8_t* x, uint32_t* to, int) { std::memcpy(to, x, 4); }
 #else
 // As halves: numbers 0 and 2, then 1 and 3, where the weights' bytes fall apart into such halves.
 constexpr int QUAD_WORDS = 2;
@@ -83,9 +80,9 @@ inline Ints add_products(Ints sum, Words weights, const uint32_t* quad, int rows
   return sum + multiply_halves(weights & 0x00ff00ffu, filled_words(quad[0])) +
          multiply_halves((weights >> 8) & 0x00ff00ffu, filled_words(quad[rows]));
 }
-inline void put_quad(const float* x, uint32_t* to, int rows) {
-  to[0] = uint32_t(uint16_t(int(x[0]))) | uint32_t(uint16_t(int(x[2]))) << 16;
-  to[rows] = uint32_t(uint16_t(int(x[1]))) | uint32_t(uint16_t(int(x[3]))) << 16;
+inline void put_quad(const int8_t* x, uint32_t* to, int rows) {
+  to[0] = uint32_t(uint16_t(x[0])) | uint32_t(uint16_t(x[2])) << 16;
+  to[rows] = uint32_t(uint16_t(x[1])) | uint32_t(uint16_t(x[3])) << 16;
 }
 #endif
 constexpr int GROUP_WORDS = 2 + GROUP / 4 * QUAD_WORDS;  // of a row of x
