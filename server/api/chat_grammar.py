@@ -1,17 +1,21 @@
 """The grammar of a chat's answer, from its tools, the form it asks for and the thoughts that may come first."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from model.grammar import Grammar, json_term
 from server.api.grammars import GrammarDoor
+from server.api.keyword_grammar import keyword_term
 from server.errors import InvalidRequest
 from server.protocol.structured import MAX_GRAMMAR_CHARS, Form, schema_form
 from server.protocol.tools import Offer, ToolUse
 from server.served import ServedModel
 from server.text.answer_grammar import AnswerRules, answer_grammar
 from server.text.channels import ChannelPlan
+from server.text.tool_formats.format import ToolFormat
+from server.text.tool_formats.registry import LLAMA3_JSON
 
 
 class AnswerForm(NamedTuple):
@@ -37,9 +41,10 @@ async def answer_form(
         return AnswerForm(form.grammar, replace(plan, tags=None), warnings)
     alone = [_alone(offer) for offer in tools.offers]
     names = [offer.function.name for offer in tools.offers]
-    parameters = dict(zip(names, (_term(its_form.grammar) for its_form in alone), strict=True))
+    tool_format, terms = _terms(plan.tool_format, [its_form.grammar for its_form in alone])
     answer = _term(form.grammar) if form is not None and is_json else None
-    rules = AnswerRules(plan, parameters, tools.is_required, answer)
+    parameters = dict(zip(names, terms, strict=True))
+    rules = AnswerRules(replace(plan, tool_format=tool_format), parameters, tools.is_required, answer)
     text = answer_grammar(rules, model.tokenizer.ids_of(plan.marks))
     if text is None or not (tools.is_required or form is not None or model.tokenizer.has_byte_tokens):
         return AnswerForm(None, plan, warnings)
@@ -69,6 +74,15 @@ def _alone(offer: Offer) -> Form:
     """The form of a tool's arguments. Raises InvalidRequest for a schema beyond the limits."""
     schema = {"type": "object", **offer.function.parameters}
     return schema_form(schema, offer.schema_path, is_lenient=not offer.function.strict)
+
+
+def _terms(tool_format: ToolFormat | None, grammars: Sequence[Grammar]) -> tuple[ToolFormat | None, list[str]]:
+    """The dialect to write calls in, and the arguments of each tool as terms of the whole grammar."""
+    if tool_format is None or not tool_format.syntax.has_keywords:
+        return tool_format, [_term(grammar) for grammar in grammars]
+    terms = [term for grammar in grammars if (term := keyword_term(grammar)) is not None]
+    # Whoever reads keywords reads Llama's JSON too, in which all arguments can be written.
+    return (tool_format, terms) if len(terms) == len(grammars) else (LLAMA3_JSON, [_term(one) for one in grammars])
 
 
 def _term(grammar: Grammar) -> str:

@@ -260,6 +260,19 @@ def test_the_parser_can_be_set() -> None:
     assert "--tool-call-parser" in error["message"]
 
 
+def test_a_pythonic_call_is_enforced_in_keywords_or_where_its_schema_says_more_in_json() -> None:
+    town = {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}
+    for parameters in (town, {**town, "minProperties": 1}):
+        served = tool_server("[weather(town='Ulm')]", tool_call_parser="pythonic")
+        tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+        for choice in ("required", "auto"):
+            assert called(only(chat(served, tools=tools, tool_choice=choice))[0]) == [("weather", '{"town": "Ulm"}')]
+            params = served.engine.calls[-1][1]
+            assert isinstance(params, SamplingParams)
+            assert params.grammar is not None
+            assert ('"town=" %json' in params.grammar.text) == (parameters is town)
+
+
 def test_special_tokens_that_are_marks_stay_in_the_text() -> None:
     ids = TOKENIZER.encode(f"a{START}b{END}", add_special_tokens=False)
     assert TOKENIZER.detokenizer(kept=[START, "<no token>"]).push(ids) == f"a{START}b"

@@ -21,6 +21,8 @@ class CallSyntax:
     between: tuple[str, ...] = ()
     closing: tuple[str, ...] = ()
     """After the last call."""
+    has_keywords: bool = False
+    """Whether the arguments are written as `name=JSON, ...`; where they can't be, calls are written as Llama's JSON."""
     spelling: str = ""
     """Where calls begin without a mark: a regular expression for `before`, with which a text has begun like a call."""
 

@@ -5,6 +5,7 @@ import re
 from server.text.events import CallArguments, CallEnd, CallStart, Content
 from server.text.source import Reading, Source
 from server.text.tool_formats.call_reader import NotACall, attempt
+from server.text.tool_formats.format import CallSyntax
 from server.text.tool_formats.json_reader import MAX_NAME_CHARS, NotJson
 from server.text.tool_formats.literal_reader import read_literal
 from server.text.tool_formats.llama3_json import PYTHON_TAG, Llama3Json
@@ -18,7 +19,15 @@ class Pythonic:
     name = "pythonic"
     markers = (PYTHON_TAG,)
     mark = None
-    syntax = Llama3Json.syntax
+    syntax = CallSyntax(
+        opening=("[",),
+        before=("NAME(",),
+        after=(")",),
+        between=(", ",),
+        closing=("]",),
+        has_keywords=True,
+        spelling=r"\[\s*NAME\(",
+    )
 
     def read(self, source: Source, tool_names: frozenset[str]) -> Reading[None]:
         """A list of calls, or anything else."""

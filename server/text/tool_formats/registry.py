@@ -7,12 +7,13 @@ from server.text.tool_formats.mistral import ARGS, ARRAY, NAMED, TOOL_CALLS, Mis
 from server.text.tool_formats.pythonic import Pythonic
 
 HERMES = Hermes()
+LLAMA3_JSON = Llama3Json()
 
 FORMATS: dict[str, ToolFormat] = {
     tool_format.name: tool_format
     for tool_format in (
         HERMES,
-        Llama3Json(),
+        LLAMA3_JSON,
         Pythonic(),
         Mistral("mistral", NAMED),
         Mistral("mistral_array", ARRAY),
