@@ -19,7 +19,7 @@ from model.grammar import Grammar, Verdict, Vocabulary
 from server.errors import QueueFull
 from server.grammar.frames import Answer, frame
 
-MAX_COMPILE_S = 1.0
+MAX_COMPILE_S = 1.5
 # Importing, and reading a large vocabulary, on a busy machine.
 MAX_START_S = 60.0
 # Processes that compile at once. One that takes its full time leaves the other to everybody else.
@@ -28,7 +28,7 @@ NUM_BUSY = 2
 NUM_CHILDREN = NUM_BUSY + 1
 MAX_WAITING = 64
 # Of the children: behind everything that streams.
-NICENESS = 10
+NICENESS = 5
 # Verdicts that are remembered, of some hundred bytes each.
 MAX_REMEMBERED = 10_000
 
