@@ -101,11 +101,12 @@ def test_an_answer_that_can_not_be_stored_is_an_error_and_not_a_promise(served: 
 
 def test_messages_come_back_as_they_were_sent(served: Served) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    custom = {"id": "c2", "type": "custom", "custom": {"name": "g", "input": "x"}}
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": parts, "name": "Ann"},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "assistant", "content": None, "tool_calls": [call, custom]},
         {"role": "tool", "content": "42", "tool_call_id": "c1"},
     ]
     chat_id = stored(served, messages=messages)
@@ -114,7 +115,7 @@ def test_messages_come_back_as_they_were_sent(served: Served) -> None:
     assert page["data"] == [
         {"id": f"{chat_id}-0", "role": "system", "content": "be brief", **nothing},
         {"id": f"{chat_id}-1", "role": "user", "content": "a\nb", **nothing, "name": "Ann", "content_parts": parts},
-        {"id": f"{chat_id}-2", "role": "assistant", "content": None, **nothing, "tool_calls": [call]},
+        {"id": f"{chat_id}-2", "role": "assistant", "content": None, **nothing, "tool_calls": [call, custom]},
         {"id": f"{chat_id}-3", "role": "tool", "content": "42", **nothing, "tool_call_id": "c1"},
     ]
     path = f"{CHAT}/{chat_id}/messages?order=desc&limit=2"
