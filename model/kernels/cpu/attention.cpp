@@ -15,6 +15,7 @@ constexpr int TILE = PANEL;        // keys that lie side by side in the cache
 constexpr int PIECE = 256;         // positions
 constexpr int MAX_TILE_ROWS = 32;  // queries times heads that a task takes through a piece together
 constexpr int MAX_HEAD_DIM = 256;
+constexpr int AHEAD = 2, MAX_AHEAD = 4;  // tiles
 constexpr float HIDDEN = -1e30f;  // score of a key that isn't seen; finite, since inf - inf is NaN
 
 // The most rows at once.
@@ -76,12 +77,15 @@ struct Attention {
     return queries + ((q.first_token + row / group) * heads.num_heads + q.kv_head * group + row % group) * dim;
   }
 
-  // scores[row] of ROWS rows with TILES tiles of keys.
+  // scores[row] of ROWS rows with TILES tiles of keys. The tiles after these are fetched meanwhile: a head's tiles lie
+  // anywhere in the cache, so the processor can't foresee where it goes on.
   template <int ROWS, int TILES>
   void score(const float* const* from, const Cached* const* tiles, float* scores) const {
     constexpr int COLUMNS = TILES * VECTORS;
     Floats sums[ROWS][COLUMNS] = {};
     for (int64_t d = 0; d < dim; ++d) {
+#pragma GCC unroll 8
+      for (int t = 0; t < TILES; ++t) __builtin_prefetch(tiles[TILES + t] + d * TILE);
 #pragma GCC unroll 8
       for (int c = 0; c < COLUMNS; ++c) {
         const Floats key = load(tiles[c / VECTORS] + d * TILE + c % VECTORS * LANES);
@@ -137,10 +141,13 @@ struct Attention {
   // may hold anything, NaN too.
   template <int ROWS, int TILES>
   void weigh(const Cached* const* tiles, int low, int high, const float* weights, int64_t column, float* value) const {
-    constexpr int COLUMNS = TILES * VECTORS;
+    constexpr int COLUMNS = TILES * VECTORS, LINE = 64 / (LANES * sizeof(Cached));
     Floats sums[ROWS][COLUMNS] = {};
     for (int i = low; i < high; ++i) {
-      const Cached* from = tiles[i / TILE] + (i % TILE) * dim_padded + column;
+      const int64_t place = (i % TILE) * dim_padded + column;
+      const Cached* from = tiles[i / TILE] + place;
+#pragma GCC unroll 8
+      for (int c = 0; c < COLUMNS; c += LINE) __builtin_prefetch(tiles[i / TILE + AHEAD] + place + c * LANES);
 #pragma GCC unroll 8
       for (int c = 0; c < COLUMNS; ++c) {
         const Floats cached = load(from + c * LANES);
@@ -177,12 +184,17 @@ struct Attention {
     const int64_t first = first_visible(q.first_position) - start;
     const int low = int(first > 0 ? first : 0);
     const int first_tile = low / TILE, num_tiles = (high + TILE - 1) / TILE;
-    const Cached *key_tiles[PIECE / TILE], *value_tiles[PIECE / TILE];
+    // The keys', then the values', then some again, for those that are fetched ahead.
+    const Cached* tiles[2 * PIECE / TILE + MAX_AHEAD];
+    const Cached** key_tiles = tiles;
+    const Cached** value_tiles = tiles + num_tiles;
     if (first_tile > 0) std::memset(scores, 0, sizeof scores);
-    for (int t = first_tile; t < num_tiles; ++t) {
-      key_tiles[t] = key_tile(start + t * TILE, q);
-      value_tiles[t] = value_tile(start + t * TILE, q);
+    for (int t = 0; t < num_tiles; ++t) {
+      const int64_t position = start + (t < first_tile ? first_tile : t) * TILE;
+      key_tiles[t] = key_tile(position, q);
+      value_tiles[t] = value_tile(position, q);
     }
+    for (int t = 0; t < MAX_AHEAD; ++t) value_tiles[num_tiles + t] = value_tiles[num_tiles - 1];
     for (int64_t r = 0; r < num_rows; r += MAX_ROWS) {
       const int count = int(num_rows - r < MAX_ROWS ? num_rows - r : MAX_ROWS);
       float* row_scores = scores + r * PIECE + first_tile * TILE;
