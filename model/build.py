@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from model.attention.cpu import CpuAttention
 from model.attention.torch import TorchAttention
 from model.batch import Batch, Join, SamplingParams
 from model.config import ModelConfig
-from model.description import ModelInfo, RunnerOptions
+from model.description import Check, ModelInfo, RunnerOptions
 from model.dtype import serving_dtype
 from model.errors import NotEnoughMemory, UnsupportedModel
 from model.families.registry import config_from_directory
@@ -21,6 +21,7 @@ from model.kernels.cpu.layout import WeightFormat
 from model.kernels.cpu.library import CpuKernels, unavailable
 from model.kernels.cpu.packing import Packer, packed_bytes
 from model.kernels.cpu.sampler import CpuSampler
+from model.kernels.triton.launches import Card, attention_launches, unsupported, unsupported_dtype
 from model.kv_cache import KVCache
 from model.kv_cache import bytes_per_block as torch_bytes_per_block
 from model.loader import load_weights
@@ -60,7 +61,7 @@ class _Choices:
     max_model_len: int
     max_step_tokens: int
     against_kernels: str | None
-    """Why our own CPU kernels can't compute the model; None where they do."""
+    """Why our own kernels can't compute the model, those for the CPU or the Triton ones; None where they do."""
 
 
 def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunner, ModelInfo]:
@@ -70,6 +71,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     torch.set_num_threads(options.num_threads or _num_threads(model))
     kernels, weights_bytes = _load(model, options, chosen, progress)
+    chosen, kernel_checks = _with_proved_kernels(model, options, chosen, progress)
 
     def runner_with(num_blocks: int) -> ModelRunner:
         return ModelRunner(
@@ -100,9 +102,9 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         num_parameters=num_parameters,
         dtype=str(chosen.dtype).removeprefix("torch."),
         device=str(chosen.device),
-        attention="torch" if kernels is None else "paged",
-        kernels=f"torch, as {chosen.against_kernels}" if kernels is None else f"own kernels, {kernels.level}",
-        checks=checks,
+        attention="torch" if chosen.against_kernels else "paged",
+        kernels=_computing(kernels, chosen),
+        checks=[*kernel_checks, *checks],
         quantization=options.quantization,
         vocab_size=chosen.config.vocab_size,
         max_model_len=chosen.max_model_len,
@@ -127,18 +129,18 @@ def _sampler(kernels: CpuKernels | None, chosen: _Choices, max_num_seqs: int) ->
 def _choose(options: RunnerOptions) -> _Choices:
     device = _device(options.device)
     config = config_from_directory(Path(options.model_dir))
-    against_kernels = _against_kernels(options, config, device)
-    dtype = serving_dtype(options.dtype, config, device, has_cpu_kernels=against_kernels is None)
-    against_kernels = against_kernels or CpuAttention.supports_cache(options.block_size, dtype)
-    if against_kernels and options.quantization != "none":
-        raise UnsupportedModel(f"--quantization {options.quantization} needs the CPU kernels, but {against_kernels}")
+    against_cpu = _against_cpu_kernels(options, config, device)
+    dtype = serving_dtype(options.dtype, config, device, has_cpu_kernels=against_cpu is None)
+    against_cpu = against_cpu or CpuAttention.supports_cache(options.block_size, dtype)
+    if against_cpu and options.quantization != "none":
+        raise UnsupportedModel(f"--quantization {options.quantization} needs the CPU kernels, but {against_cpu}")
     return _Choices(
         config=config,
         device=device,
         dtype=dtype,
         max_model_len=_max_model_len(options.max_model_len, config),
         max_step_tokens=max(options.max_step_tokens or MAX_STEP_TOKENS[device.type], options.max_num_seqs),
-        against_kernels=against_kernels,
+        against_kernels=against_cpu if device.type == "cpu" else _against_triton(options, config, device, dtype),
     )
 
 
@@ -147,7 +149,7 @@ def _load(
 ) -> tuple[CpuKernels | None, int]:
     """Read the weights, packed where our kernels compute. Returns the kernels and the bytes that the weights take."""
     directory, loaded = Path(options.model_dir), functools.partial(progress, "loading weights")
-    if chosen.against_kernels:
+    if chosen.against_kernels or chosen.device.type == "cuda":
         load_weights(model, directory, loaded)
         return None, _size(model)
     kernels = CpuKernels(torch.get_num_threads())
@@ -155,10 +157,47 @@ def _load(
     return kernels, packed_bytes(model)
 
 
+def _with_proved_kernels(
+    model: Transformer, options: RunnerOptions, chosen: _Choices, progress: Progress
+) -> tuple[_Choices, list[Check]]:
+    """On a GPU, put the Triton kernels into the loaded model if they compute what torch does."""
+    if chosen.against_kernels or chosen.device.type == "cpu":
+        return chosen, []
+    from model.kernels.triton.proof import use_if_proved
+
+    progress("compiling kernels", 0.0)
+    probe = _probe(options, chosen)
+
+    def probing(against_kernels: str | None) -> ModelRunner:
+        return ModelRunner(
+            model,
+            _backend(None, replace(chosen, against_kernels=against_kernels), probe.num_blocks, options.block_size),
+            _sampler(None, chosen, options.max_num_seqs),
+            max_num_seqs=options.max_num_seqs,
+            max_model_len=chosen.max_model_len,
+            block_size=options.block_size,
+        )
+
+    check = use_if_proved(model, probe, lambda: probing("they are proved"), lambda: probing(None))
+    return replace(chosen, against_kernels=None if check.is_used else "the Triton kernels are not proved"), [check]
+
+
 def _backend(kernels: CpuKernels | None, chosen: _Choices, num_blocks: int, block_size: int) -> AttentionBackend[Any]:
     if kernels is not None:
         return CpuAttention(kernels, chosen.config, num_blocks, block_size, chosen.dtype)
-    return TorchAttention(chosen.config, KVCache(chosen.config, num_blocks, block_size, chosen.dtype, chosen.device))
+    cache = KVCache(chosen.config, num_blocks, block_size, chosen.dtype, chosen.device)
+    if chosen.against_kernels:
+        return TorchAttention(chosen.config, cache)
+    from model.attention.triton import TritonAttention
+
+    card = Card.of(chosen.device)
+    return TritonAttention(chosen.config, cache, card, attention_launches(chosen.config, card))
+
+
+def _computing(kernels: CpuKernels | None, chosen: _Choices) -> str:
+    if chosen.against_kernels:
+        return f"torch, as {chosen.against_kernels}"
+    return "own kernels, triton" if kernels is None else f"own kernels, {kernels.level}"
 
 
 def _probe(options: RunnerOptions, chosen: _Choices) -> Probe:
@@ -200,6 +239,8 @@ def _device(name: str) -> torch.device:
         raise UnsupportedModel(f"device {name!r} is not supported; auto, cpu and cuda are")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UnsupportedModel("device 'cuda' was asked for, but torch finds no usable GPU here")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # Triton launches on the current one, wherever the tensors are
     return device
 
 
@@ -211,11 +252,20 @@ def _size(model: Transformer) -> int:
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
-def _against_kernels(options: RunnerOptions, config: ModelConfig, device: torch.device) -> str | None:
+def _against_cpu_kernels(options: RunnerOptions, config: ModelConfig, device: torch.device) -> str | None:
     """None where our own CPU kernels can compute the model, else the reason why not."""
     if options.kernels == "torch":
         return "--kernels torch says so"
     return CpuAttention.supports(config, device) or unavailable()
+
+
+def _against_triton(
+    options: RunnerOptions, config: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> str | None:
+    """The same for our Triton kernels."""
+    if options.kernels == "torch":
+        return "--kernels torch says so"
+    return unsupported_dtype(dtype) or unsupported(config, device)
 
 
 def _weight_format(options: RunnerOptions, dtype: torch.dtype) -> WeightFormat:

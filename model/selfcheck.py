@@ -54,6 +54,11 @@ class Probe:
         return [runner.read(results).token_ids for results in [runner.enqueue(batch) for batch in batches]]
 
     @property
+    def num_blocks(self) -> int:
+        """How many blocks the texts take."""
+        return self._num_blocks_each * len(self._texts)
+
+    @property
     def is_empty(self) -> bool:
         """Whether the context is too short for any text."""
         return not self._texts
