@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 Kernels = Literal["auto", "torch"]
-"""auto takes our own CPU kernels where they're built and fit the model; torch computes without them."""
+"""auto takes our own kernels where they're built or triton is, and fit the model; torch computes without them."""
 Quantization = Literal["none", "int8", "int4"]
 """What the weights are rounded to while they load."""
 

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     )
     kernels: Kernels = Field(
         "auto",
-        description="auto computes with our own CPU kernels where they are built; torch does without them, "
+        description="auto computes with our own kernels, on a CPU where they are built; torch does without them, "
         "to rule them out when hunting a fault",
     )
     max_model_len: int | None = Field(None, ge=2, description="Longest context in tokens. Default: the model's own")

@@ -76,7 +76,7 @@ def attention_launches(config: ModelConfig, card: Card) -> AttentionLaunches:
     if card.shared_memory >= _LARGE_SHARED_MEMORY:
         tile = AttentionLaunch(64, 64, 8, 3) if is_wide else AttentionLaunch(128, 64, 8, 5)
     else:
-        tile = AttentionLaunch(64, 32, 8, 3) if is_wide else AttentionLaunch(64, 32, 4, 5)
+        tile = AttentionLaunch(64, 32, 8, 3) if is_wide else AttentionLaunch(64, 64, 8, 5)
     return AttentionLaunches(split, tile)
 
 
