@@ -84,13 +84,10 @@ def main() -> None:
     for number in range(options.rounds):
         rounds.append({})
         for peer in peers:
-            figures = _figures(peer, variables, number)
-            rounds[-1][peer.name] = figures
-            print(
-                f"round {number + 1}, {peer.name}:",
-                json.dumps({k: round(v, 2) for k, v in figures.items()}),
-                flush=True,
-            )
+            figures = rounds[-1][peer.name] = {}
+            for measure, value in _figures(peer, variables, number):
+                figures[measure] = value
+                print(f"round {number + 1}, {peer.name}: {measure} {value:.2f}", flush=True)
     print("\n" + _table(rounds, [peer.name for peer in peers]))
     if options.json is not None:
         options.json.write_text(json.dumps(rounds, indent=1) + "\n")
