@@ -81,6 +81,17 @@ class Join:
     """The compiled `params.grammar`, which `params.thinking` narrows."""
 
 
+@dataclass(slots=True, frozen=True)
+class Proposal:
+    """What the draft model does for one row, before the step is computed."""
+
+    start: int
+    num_new: int
+    """It computes this many known tokens from `start` on, which it lacks."""
+    num_tokens: int = 0
+    """If not 0, `num_new` reaches the last known token, and it guesses this many after that."""
+
+
 @dataclass(slots=True)
 class Batch:
     """One step. Row r computes `num_new[r]` tokens of the sequence in `slots[r]`, which has `num_computed[r]` in cache.
@@ -95,6 +106,9 @@ class Batch:
     """Whether the row reaches the sequence's last known token, so that the next one is drawn."""
     drafts: dict[int, list[int]] = field(default_factory=dict)
     """By row: guesses of the tokens after the last known one, which `num_new` counts. After each a token is drawn."""
+    proposals: dict[int, Proposal] = field(default_factory=dict)
+    """By row, for rows without `drafts`: what the draft model computes, and how many drafts it makes. `num_new` counts
+    these as well."""
     joins: list[Join] = field(default_factory=list)
     block_slots: list[int] = field(default_factory=list)
     """With the next two: `block_tables[block_slots[i], block_indexes[i]] = block_ids[i]` before this step."""

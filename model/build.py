@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from model.attention.base import AttentionBackend
 from model.attention.cpu import CpuAttention
 from model.attention.torch import TorchAttention
-from model.batch import Batch, Join, SamplingParams
+from model.batch import Batch, Join, Proposal, SamplingParams
 from model.config import ModelConfig
-from model.description import Check, ModelInfo, RunnerOptions
+from model.description import Check, DraftInfo, ModelInfo, RunnerOptions
+from model.draft import draft_config
 from model.dtype import serving_dtype
 from model.errors import NotEnoughMemory, UnsupportedModel
 from model.families.registry import config_from_directory
@@ -26,7 +28,7 @@ from model.kv_cache import KVCache
 from model.kv_cache import bytes_per_block as torch_bytes_per_block
 from model.loader import load_weights
 from model.memory import available_memory
-from model.runner import ModelRunner
+from model.runner import DraftModel, ModelRunner
 from model.sampler import Sampler
 from model.selfcheck import Probe, check_execution
 from model.threads import available_cores
@@ -64,30 +66,55 @@ class _Choices:
     """Why our own kernels can't compute the model, those for the CPU or the Triton ones; None where they do."""
 
 
+@dataclass(slots=True, frozen=True)
+class _Loaded:
+    """A model with its weights."""
+
+    model: Transformer
+    chosen: _Choices
+    kernels: CpuKernels | None
+    """Ours for the CPU, where they compute it."""
+    num_parameters: int
+    weights_bytes: int
+    checks: list[Check]
+    """Whether ours for a GPU compute it, where they could."""
+
+    def backend(self, num_blocks: int, block_size: int) -> AttentionBackend[Any]:
+        """With a cache of its own."""
+        return _backend(self.kernels, self.chosen, num_blocks, block_size)
+
+    def block_bytes(self, block_size: int) -> int:
+        """What a block takes in that cache."""
+        bytes_per_block = torch_bytes_per_block if self.kernels is None else CpuAttention.bytes_per_block
+        return bytes_per_block(self.chosen.config, block_size, self.chosen.dtype)
+
+
 def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunner, ModelInfo]:
     """Load the weights, size and allocate the KV cache, run a first step. Raises ModelError with one clear line."""
     chosen = _choose(options)
-    model = Transformer(chosen.config, chosen.dtype, chosen.device)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    torch.set_num_threads(options.num_threads or _num_threads(model))
-    kernels, weights_bytes = _load(model, options, chosen, progress)
-    chosen, kernel_checks = _with_proved_kernels(model, options, chosen, progress)
+    draft_options = _draft_options(options, chosen)  # refuses before minutes of loading
+    loaded = _load(options, chosen, progress)
+    draft = None
+    if draft_options is not None:
+        draft = _load(draft_options, _choose(draft_options), progress, beside=loaded)
+    chosen, kernels = loaded.chosen, loaded.kernels
 
     def runner_with(num_blocks: int) -> ModelRunner:
         return ModelRunner(
-            model,
+            loaded.model,
             # One more than the scheduler knows: rows of padding write there.
-            _backend(kernels, chosen, num_blocks + 1, options.block_size),
+            loaded.backend(num_blocks + 1, options.block_size),
             _sampler(kernels, chosen, options.max_num_seqs),
             max_num_seqs=options.max_num_seqs,
             max_model_len=chosen.max_model_len,
             block_size=options.block_size,
+            draft=None if draft is None else DraftModel(draft.model, draft.backend(num_blocks + 1, options.block_size)),
         )
 
     progress("warming up", 0.0)
-    bytes_per_block = torch_bytes_per_block if kernels is None else CpuAttention.bytes_per_block
-    block_bytes = bytes_per_block(chosen.config, options.block_size, chosen.dtype)
-    num_blocks = _num_blocks(options, chosen, block_bytes, runner_with)
+    block_bytes = loaded.block_bytes(options.block_size)
+    draft_block_bytes = 0 if draft is None else draft.block_bytes(options.block_size)
+    num_blocks = _num_blocks(options, chosen, block_bytes + draft_block_bytes, runner_with)
     runner = runner_with(num_blocks)
     recording = functools.partial(progress, "recording decode steps")
     checks = check_execution(
@@ -99,12 +126,12 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
     runner.run(largest_batch(1, 1, 1, options.block_size))
     return runner, ModelInfo(
         architecture=chosen.config.architecture,
-        num_parameters=num_parameters,
+        num_parameters=loaded.num_parameters,
         dtype=str(chosen.dtype).removeprefix("torch."),
         device=str(chosen.device),
         attention="torch" if chosen.against_kernels else "paged",
         kernels=_computing(kernels, chosen),
-        checks=[*kernel_checks, *checks],
+        checks=[*loaded.checks, *([] if draft is None else draft.checks), *checks],
         quantization=options.quantization,
         vocab_size=chosen.config.vocab_size,
         max_model_len=chosen.max_model_len,
@@ -114,8 +141,18 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         num_blocks=num_blocks,
         eos_token_ids=list(chosen.config.eos_token_ids),
         bos_token_id=chosen.config.bos_token_id,
-        weights_bytes=weights_bytes,
+        weights_bytes=loaded.weights_bytes,
         kv_cache_bytes=num_blocks * block_bytes,
+        draft=None if draft is None else _draft_info(draft, num_blocks * draft_block_bytes),
+    )
+
+
+def _draft_info(draft: _Loaded, kv_cache_bytes: int) -> DraftInfo:
+    return DraftInfo(
+        architecture=draft.chosen.config.architecture,
+        num_parameters=draft.num_parameters,
+        weights_bytes=draft.weights_bytes,
+        kv_cache_bytes=kv_cache_bytes,
     )
 
 
@@ -144,17 +181,30 @@ def _choose(options: RunnerOptions) -> _Choices:
     )
 
 
-def _load(
-    model: Transformer, options: RunnerOptions, chosen: _Choices, progress: Progress
-) -> tuple[CpuKernels | None, int]:
-    """Read the weights, packed where our kernels compute. Returns the kernels and the bytes that the weights take."""
-    directory, loaded = Path(options.model_dir), functools.partial(progress, "loading weights")
+def _draft_options(options: RunnerOptions, chosen: _Choices) -> RunnerOptions | None:
+    """How the draft model is to be loaded, if there is one: as the model itself is."""
+    if options.draft_model_dir is None:
+        return None
+    draft_config(Path(options.draft_model_dir), chosen.config, chosen.max_model_len)
+    return msgspec.structs.replace(
+        options, model_dir=options.draft_model_dir, draft_model_dir=None, max_model_len=chosen.max_model_len
+    )
+
+
+def _load(options: RunnerOptions, chosen: _Choices, progress: Progress, *, beside: _Loaded | None = None) -> _Loaded:
+    """Read the weights, packed or computed with where our kernels can. `beside` another model: with its threads."""
+    model, directory = Transformer(chosen.config, chosen.dtype, chosen.device), Path(options.model_dir)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    told = functools.partial(progress, "loading weights" if beside is None else "loading the draft model's weights")
+    if beside is None:
+        torch.set_num_threads(options.num_threads or _num_threads(model))
     if chosen.against_kernels or chosen.device.type == "cuda":
-        load_weights(model, directory, loaded)
-        return None, _size(model)
-    kernels = CpuKernels(torch.get_num_threads())
-    load_weights(model, directory, loaded, Packer(model, kernels, _weight_format(options, chosen.dtype)).filled)
-    return kernels, packed_bytes(model)
+        load_weights(model, directory, told)
+        proved, checks = _with_proved_kernels(model, options, chosen, progress)
+        return _Loaded(model, proved, None, num_parameters, _size(model), checks)
+    kernels = (beside and beside.kernels) or CpuKernels(torch.get_num_threads())
+    load_weights(model, directory, told, Packer(model, kernels, _weight_format(options, chosen.dtype)).filled)
+    return _Loaded(model, chosen, kernels, num_parameters, packed_bytes(model), [])
 
 
 def _with_proved_kernels(
@@ -216,6 +266,8 @@ def _num_blocks(
     cache_bytes = options.kv_cache_bytes
     if cache_bytes is None:
         largest = largest_batch(options.max_num_seqs, chosen.max_step_tokens, chosen.max_model_len, options.block_size)
+        if options.draft_model_dir is not None:
+            largest.proposals[0] = Proposal(largest.num_computed[0], largest.num_new[0])
         cache_bytes = _cache_budget(chosen.device, options.gpu_memory_utilization, lambda: runner_with(1), largest)
     sequence_blocks = -(-chosen.max_model_len // options.block_size)
     num_blocks = min(cache_bytes // block_bytes, max(options.max_num_seqs, MIN_CACHED_SEQS) * sequence_blocks)

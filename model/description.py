@@ -14,6 +14,8 @@ class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to serve a model; None and "auto" mean: chosen by model and device."""
 
     model_dir: str
+    draft_model_dir: str | None = None
+    """Where the model is that guesses for it."""
     device: str = "auto"
     dtype: str = "auto"
     quantization: Quantization = "none"
@@ -33,6 +35,15 @@ class Check(msgspec.Struct, frozen=True, array_like=True):
     part: str
     is_used: bool
     note: str
+
+
+class DraftInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that guesses for another."""
+
+    architecture: str
+    num_parameters: int
+    weights_bytes: int
+    kv_cache_bytes: int
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,3 +72,5 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     bos_token_id: int | None
     weights_bytes: int
     kv_cache_bytes: int
+    draft: DraftInfo | None = None
+    """What guesses for it, beside which its own weights and cache are counted."""

@@ -56,10 +56,21 @@ class Results:
     draws: Draws | None
     drafts: dict[int, list[int]]
     """By row: the guesses that its draws are held against."""
+    proposed: dict[int, Tensor]
+    """The same, of those that the draft model made."""
     prompt_logprobs: dict[int, list[Listed]]
     """By row, in pieces."""
     matchers: dict[int, Matcher]
     """By row: those that go on by the drawn tokens."""
+
+
+@dataclass(slots=True, frozen=True)
+class DraftModel:
+    """Guesses what the model will say. Its cache has the blocks of the model's own: same numbers, same tokens."""
+
+    model: Transformer
+    """With the model's vocabulary, on its device."""
+    backend: AttentionBackend[Any]
 
 
 class ModelRunner:
@@ -80,11 +91,13 @@ class ModelRunner:
         max_model_len: int,
         block_size: int,
         stream: Stream | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
         """`stream` is the device's own unless another is given."""
         self._model = model
         self._backend = backend
         self._sampler = sampler
+        self._draft = draft
         self._device = model.device
         self._stream = stream or stream_of(model.device)
         self._is_overlapped = self._stream.is_asynchronous
@@ -155,6 +168,8 @@ class ModelRunner:
         num_draws = np.array(batch.is_sampled, dtype=np.int64)
         for row, draft in batch.drafts.items():
             num_draws[row] += len(draft)
+        for row, proposal in batch.proposals.items():
+            num_draws[row] += proposal.num_tokens
         rows = _Rows(
             slots=np.array(batch.slots, dtype=np.int64),
             num_computed=np.array(batch.num_computed, dtype=np.int64),
@@ -164,6 +179,7 @@ class ModelRunner:
             num_after=np.repeat(np.cumsum(num_draws), num_draws) - np.arange(num_draws.sum()) - 1,
         )
         self._write_drafts(batch)
+        proposed = self._propose(batch) if batch.proposals else {}
         params = [self._joins[slot].params for slot in batch.slots]
         hidden_TE = self._hidden(rows)
         draws = self._sample(hidden_TE, rows) if rows.drawn.size else None
@@ -177,6 +193,7 @@ class ModelRunner:
             drawn=rows.drawn.tolist(),
             draws=None if draws is None else _on_host(draws),
             drafts=batch.drafts,
+            proposed=proposed,
             prompt_logprobs=prompt_logprobs,
             matchers=self._matchers.of(batch.slots),
             wait=self._stream.mark(),
@@ -204,6 +221,32 @@ class ModelRunner:
         ]
         self._write_tokens(places, list(batch.drafts.values()))
 
+    def _propose(self, batch: Batch) -> dict[int, Tensor]:
+        """Let the draft model compute what it lacks and put its guesses where the next tokens will stand.
+
+        They are drawn by the parameters and the random numbers of the draws that will be held against them: so they
+        agree as often as can be. Returns copies on the host, by row.
+        """
+        assert self._draft is not None, "only a runner with a draft model is asked for proposals"
+        model, backend = self._draft.model, self._draft.backend
+        slots = np.array([batch.slots[row] for row in batch.proposals], dtype=np.int64)
+        columns = [(proposal.start, proposal.num_new, proposal.num_tokens) for proposal in batch.proposals.values()]
+        start, num_new, num_guessed = np.array(columns, dtype=np.int64).T
+        known, last = start + num_new, np.cumsum(num_new) - 1
+        hidden_TE = model(self._step_tensors(slots, start, num_new, backend), backend)
+        for ahead in range(num_guessed.max()):
+            goes_on = num_guessed > ahead
+            slots_G, num_tokens_G = slots[goes_on], known[goes_on] + ahead
+            last_G = last[goes_on] if ahead == 0 else np.arange(len(slots_G))
+            if ahead > 0:
+                ones = np.ones_like(slots_G)
+                hidden_TE = model(self._step_tensors(slots_G, num_tokens_G - 1, ones, backend), backend)
+            self._draw(model, hidden_TE, last_G, slots_G, num_tokens_G)
+        starts = np.cumsum(num_guessed) - num_guessed
+        places = np.repeat(self._places(slots, known) - starts, num_guessed) + np.arange(num_guessed.sum())
+        guesses = to_host(self._token_list.index_select(0, self._to_device(places)))
+        return dict(zip(batch.proposals, guesses.split_with_sizes(num_guessed.tolist()), strict=True))
+
     def _write_tokens(self, places: list[NDArray[np.int64]], token_ids: list[list[int]]) -> None:
         places_N, token_ids_N = self._to_device(np.stack((np.concatenate(places), np.concatenate(token_ids))))
         self._token_list.index_copy_(0, places_N, token_ids_N.int())
@@ -213,21 +256,25 @@ class ModelRunner:
         num_padded = self._graphs.num_rows_for(len(rows.slots)) if (rows.num_new == 1).all() else None
         if num_padded is None:
             hidden_TE: Tensor = self._model(
-                self._step_tensors(rows.slots, rows.num_computed, rows.num_new), self._backend
+                self._step_tensors(rows.slots, rows.num_computed, rows.num_new, self._backend), self._backend
             )
             return hidden_TE
         num_more = num_padded - len(rows.slots)
         slots = np.concatenate((rows.slots, np.full(num_more, self._max_num_seqs)))
         num_computed = np.concatenate((rows.num_computed, np.zeros(num_more, dtype=np.int64)))
-        return self._graphs.play(self._step_tensors(slots, num_computed, np.ones_like(slots)))
+        return self._graphs.play(self._step_tensors(slots, num_computed, np.ones_like(slots), self._backend))
 
     def _longest_decode(self, num_rows: int) -> StepTensors[Any]:
         """A decode step of padding at the end of the longest context."""
         ones = np.ones(num_rows, dtype=np.int64)
-        return self._step_tensors(ones * self._max_num_seqs, ones * (self._max_model_len - 1), ones)
+        return self._step_tensors(ones * self._max_num_seqs, ones * (self._max_model_len - 1), ones, self._backend)
 
     def _step_tensors(
-        self, slots: NDArray[np.int64], num_computed: NDArray[np.int64], num_new: NDArray[np.int64]
+        self,
+        slots: NDArray[np.int64],
+        num_computed: NDArray[np.int64],
+        num_new: NDArray[np.int64],
+        backend: AttentionBackend[Any],
     ) -> StepTensors[Any]:
         starts = np.cumsum(num_new) - num_new
         positions_T = np.arange(num_new.sum()) + np.repeat(num_computed - starts, num_new)
@@ -240,15 +287,28 @@ class ModelRunner:
             token_ids_T=self._token_list.index_select(0, read).long(),
             positions_T=positions,
             write_T=write,
-            plan=self._backend.plan(slots, num_computed, num_new, self._block_tables),
+            plan=backend.plan(slots, num_computed, num_new, self._block_tables),
         )
 
     def _sample(self, hidden_TE: Tensor, rows: _Rows) -> Draws:
         slots = rows.slots[rows.drawn]
         num_tokens = (rows.num_computed + rows.num_new)[rows.drawn] - rows.num_after
-        last = rows.ends[rows.drawn] - 1 - rows.num_after
+        return self._draw(self._model, hidden_TE, rows.ends[rows.drawn] - 1 - rows.num_after, slots, num_tokens)
+
+    def _draw(
+        self,
+        model: Transformer,
+        hidden_TE: Tensor,
+        last: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        num_tokens: NDArray[np.int64],
+    ) -> Draws:
+        """Draw the token that follows the `num_tokens` tokens of each slot, and put it after them.
+
+        `last`: where in `hidden_TE` the last of these tokens is.
+        """
         last_R, next_R = self._to_device(np.stack((last, self._places(slots, num_tokens))))
-        logits_RV = self._model.logits(hidden_TE.index_select(0, last_R))
+        logits_RV = model.logits(hidden_TE.index_select(0, last_R))
         # Computed while the device, which was only told what to do, computes the logits.
         masks = self._matchers.masks(slots.tolist())
         draws = self._sampler.sample(logits_RV, slots.tolist(), num_tokens.tolist(), self._tokens_SL, masks)
@@ -285,13 +345,14 @@ def _on_host(draws: Draws) -> Draws:
 def _output(results: Results) -> StepOutput:
     output = StepOutput(token_ids=[NOT_SAMPLED] * len(results.num_top))
     if results.draws is not None:
+        drafts = results.drafts | {row: drafts.tolist() for row, drafts in results.proposed.items()}
         drawn: dict[int, list[int]] = {}
         for row, token_id in zip(results.drawn, results.draws.token_ids_R.tolist(), strict=True):
             drawn.setdefault(row, []).append(token_id)
         for row, token_ids in drawn.items():
             output.token_ids[row] = token_ids[0]
-            if row in results.drafts:
-                output.accepted[row] = _accepted(token_ids, results.drafts[row])
+            if drafts.get(row):
+                output.accepted[row] = _accepted(token_ids, drafts[row])
         _list_draws(results.draws, results, output)
     for row, pieces in results.prompt_logprobs.items():
         if pieces:

@@ -1,6 +1,6 @@
 """What the server prints once it is ready."""
 
-from model.description import ModelInfo
+from model.description import DraftInfo, ModelInfo
 from server.settings import Settings
 from server.version import VERSION
 
@@ -19,6 +19,7 @@ def banner(settings: Settings, info: ModelInfo, address: tuple[str, int]) -> str
         "batch": f"up to {info.max_num_seqs:,} sequences and {info.max_step_tokens:,} tokens a step",
         "KV cache": f"{info.num_blocks:,} blocks of {info.block_size} = {num_tokens:,} tokens "
         f"({_size(info.kv_cache_bytes)}), {num_tokens // info.max_model_len:,} sequences of full length",
+        **({} if info.draft is None else {"drafts": _draft(info.draft)}),
         **({"proved": f"{proved}, at the start"} if proved else {}),
         **({} if info.decode_mbu is None else {"decode": f"at {info.decode_mbu:.0%} of the memory's bandwidth"}),
         "API": f"{url}/v1",
@@ -33,6 +34,11 @@ nexttoken {VERSION} serves {names}
   curl {url}/v1/completions{key} -H 'Content-Type: application/json' \\
     -d '{{"prompt": "Once upon a time", "max_tokens": 60, "stream": true}}'
 """
+
+
+def _draft(draft: DraftInfo) -> str:
+    weights, cache = _size(draft.weights_bytes), _size(draft.kv_cache_bytes)
+    return f"by {draft.architecture}, {_count(draft.num_parameters)} parameters ({weights}; its KV cache {cache})"
 
 
 def _url(host: str, port: int) -> str:

@@ -19,7 +19,9 @@ import uvicorn
 import uvloop
 
 import model.demo
+from model.config import ModelConfig
 from model.description import RunnerOptions
+from model.draft import draft_config
 from model.errors import ModelError, UnsupportedModel
 from model.families.registry import config_from_directory
 from model.hub import resolve
@@ -86,8 +88,9 @@ def _set_up_service(settings: Settings, connect: Connect, cleanup: contextlib.Ex
     """Everything but the running. Raises CannotStart or ModelError."""
     listener = cleanup.enter_context(_listen(settings.host, settings.port))
     directory = model_directory(settings)
-    config_from_directory(directory)  # what can't be served is known before anything is started
-    config = worker_config(settings, directory)
+    # What can't be served is known before anything is started.
+    draft_directory = _draft_directory(settings, config_from_directory(directory))
+    config = worker_config(settings, directory, draft_directory)
     # The worker starts while the rest is imported and set up here.
     first = _first_connection(connect, config)
     cleanup.callback(first.close)
@@ -97,7 +100,9 @@ def _set_up_service(settings: Settings, connect: Connect, cleanup: contextlib.Ex
         max_waiting=settings.max_waiting,
         hang_timeout_s=settings.hang_timeout_s,
     )
-    return _Service(settings, _create_app(settings, directory, engine), engine, listener, cleanup.close)
+    return _Service(
+        settings, _create_app(settings, directory, draft_directory, engine), engine, listener, cleanup.close
+    )
 
 
 def _keep_pauses_short() -> None:
@@ -202,7 +207,7 @@ def warn_of_what_is_off(info: ModelInfo) -> None:
             logger.warning("event=switched_off what=%r reason=%r", check.part, check.note)
 
 
-def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "FastAPI":
+def _create_app(settings: Settings, directory: Path, draft_directory: Path | None, engine: EngineClient) -> "FastAPI":
     from server.app import create_app
     from server.served import ServedModel, ServedModels
     from server.store import ChatStore
@@ -213,8 +218,11 @@ def _create_app(settings: Settings, directory: Path, engine: EngineClient) -> "F
     try:
         tokenizer = Tokenizer.load(directory)
         template = ChatTemplate.load(directory, tokenizer.special_tokens, tokenizer.control_tokens)
+        difference = None if draft_directory is None else tokenizer.difference(Tokenizer.load(draft_directory))
     except (TokenizerError, TemplateError) as error:
         raise UnsupportedModel(str(error)) from error
+    if difference is not None:
+        raise UnsupportedModel(f"--draft-model {draft_directory} has other tokens than the model: {difference}")
     served_model = ServedModel(
         names=settings.served_model_name or (settings.model,),
         tokenizer=tokenizer,
@@ -244,10 +252,22 @@ def model_directory(settings: Settings) -> Path:
     return resolve(settings.model, settings.revision)
 
 
-def worker_config(settings: Settings, directory: Path) -> WorkerConfig:
+def _draft_directory(settings: Settings, config: ModelConfig) -> Path | None:
+    """Where the draft model is, if one is set. Raises ModelError, also for one that can't guess for the model."""
+    if settings.draft_model is None:
+        return None
+    directory = resolve(settings.draft_model)
+    draft_config(directory, config, min(settings.max_model_len or config.max_model_len, config.max_model_len))
+    return directory
+
+
+def worker_config(settings: Settings, directory: Path, draft_directory: Path | None = None) -> WorkerConfig:
     """What a worker is told of the settings."""
+    # Switched off, guesses take no memory either.
+    has_draft = settings.speculation and draft_directory is not None
     options = RunnerOptions(
         model_dir=str(directory),
+        draft_model_dir=str(draft_directory) if has_draft else None,
         device=settings.device,
         dtype=settings.dtype,
         quantization=settings.quantization,

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     speculation: bool = Field(
         True, description="Guess tokens from the text so far and verify several in one step where that is faster"
     )
+    draft_model: str | None = Field(
+        None,
+        description="Directory or Hugging Face id of a smaller model with the same tokens, which guesses for this one "
+        "where its text doesn't; takes memory for its own weights and cache",
+    )
     enable_prefix_caching: bool = Field(True, description="Reuse the KV cache of prompts that begin alike")
     num_threads: int | None = Field(
         None, ge=1, description="Threads to compute with on a CPU. Default: the cores that this container may use"

@@ -118,6 +118,8 @@ def test_a_worker_is_told_of_every_setting_that_concerns_it() -> None:
     assert config.runner.kv_cache_bytes == 64 << 20
     assert (config.runner.max_model_len, config.runner.max_step_tokens, config.runner.num_threads) == (64, 512, 1)
     assert (config.runner.quantization, config.prefix_caching, config.speculation) == ("int8", False, False)
+    drafts = [worker_config(read_settings({"speculation": on}), Path("/m"), Path("/d")).runner for on in ("1", "0")]
+    assert [runner.draft_model_dir for runner in drafts] == ["/d", None], "what makes no guesses is not loaded"
 
 
 def test_every_setting_is_a_flag_with_its_help() -> None:

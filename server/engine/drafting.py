@@ -1,9 +1,9 @@
 """Guesses of the next tokens, to be verified together in one step (prompt lookup, Saxena 2023).
 
-A guess costs nothing to make: what followed the last few tokens where they stood before, in the request's prediction or
-in the sequence itself. Verifying costs part of a step; how much, relative to a step without, was measured at the start.
-A draw is a function of its position, so a guess is right exactly if it is what would have been drawn: drafts change
-the speed of a text, never the text.
+Such a guess costs nothing to make: what followed the last few tokens where they stood before, in the request's
+prediction or in the sequence itself. Verifying costs part of a step; how much, relative to a step without, was measured
+at the start. A draw is a function of its position, so a guess is right exactly if it is what would have been drawn:
+drafts change the speed of a text, never the text.
 """
 
 from collections.abc import Sequence as Tokens
@@ -14,16 +14,47 @@ NGRAM = 3
 MAX_DRAFTS = 8
 # More than this of a long context is not looked through.
 MAX_INDEXED = 8192
-# Steps without a guess after one of which nothing was right; doubled each time, up to the second number.
+# Tokens without a guess after one of which nothing was right; doubled each time, up to the second number.
 FIRST_PAUSE, LONGEST_PAUSE = 2, 64
 # How much of the estimate of a sequence's share of right guesses comes from its last step.
 LEARNING_RATE = 0.25
-# Guesses must promise this much more speed: estimates are rough, and a loss is worse than a missed gain.
-MIN_GAIN = 1.1
+
+
+class Record:
+    """How good one kind of guess was for one sequence."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        """Estimated chance that a guess is right, given that the one before it was."""
+        self._wait = 0
+        self._pause = FIRST_PAUSE
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether there is to be no guess now."""
+        return self._wait > 0
+
+    def pause(self) -> None:
+        """Make no guess for some tokens, twice as many each time until one is right again."""
+        self._wait, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+
+    def wait(self) -> None:
+        """The sequence went on by a token."""
+        self._wait = max(0, self._wait - 1)
+
+    def learn(self, num_drafts: int, num_right: int) -> None:
+        """The outcome of a guess, of which `num_drafts` tokens were tried."""
+        # The guess after the last right one was a fair try; those after it were not.
+        tried = min(num_right + 1, num_drafts)
+        self.rate += LEARNING_RATE * (num_right / tried - self.rate)
+        if num_right:
+            self._pause = FIRST_PAUSE
+        else:
+            self.pause()
 
 
 class Drafter:
-    """Guesses for one sequence, and how good they were."""
+    """Guesses for one sequence from its text, and how good they and those of a draft model were."""
 
     def __init__(self, prediction: Tokens[int], token_ids: Tokens[int]) -> None:
         """`token_ids`: the sequence so far."""
@@ -35,10 +66,11 @@ class Drafter:
         self._num_indexed = NGRAM
         self._cursor = 0
         """Where the text would go on if it went on as guessed: at first where the prediction begins."""
-        self._wait = 0
-        self._pause = FIRST_PAUSE
-        self.rate = 0.5
-        """Estimated chance that a guess is right, given that the one before it was."""
+        self.ngrams = Record(0.5)
+        """Of guesses from the text and the prediction."""
+        self.proposals = Record(0.7)
+        """Of the draft model's guesses; somebody has chosen it because they are often right."""
+        self._tried = self.ngrams
         self._is_predicted = False
         self.num_accepted = 0
         """Guesses from the prediction that were right."""
@@ -49,20 +81,21 @@ class Drafter:
         """The sequence went on by this token."""
         self._text.append(token_id)
         self._cursor += 1
+        self.ngrams.wait()
+        self.proposals.wait()
 
     @property
     def is_hopeful(self) -> bool:
         """Whether a guess would be made if the text ended here."""
-        return not self._wait and self._next_place() is not None
+        return not self.ngrams.is_paused and self._next_place() is not None
 
     def guess(self) -> list[int]:
-        """Up to MAX_DRAFTS next tokens."""
-        if self._wait:
-            self._wait -= 1
-            return []
-        place = self._next_place()
+        """Up to MAX_DRAFTS next tokens. If there are none, what is tried next is the draft model's."""
+        place = None if self.ngrams.is_paused else self._next_place()
         if place is None:
+            self._tried, self._is_predicted = self.proposals, False
             return []
+        self._tried = self.ngrams
         self._cursor = place
         self._is_predicted = self._cursor < self._num_predicted
         if self._is_predicted:
@@ -79,13 +112,7 @@ class Drafter:
         if self._is_predicted:
             self.num_accepted += num_right
             self.num_rejected += num_drafts - num_right
-        # The guess after the last right one was a fair try; those after it were not.
-        tried = min(num_right + 1, num_drafts)
-        self.rate += LEARNING_RATE * (num_right / tried - self.rate)
-        if num_right:
-            self._pause = FIRST_PAUSE
-        else:
-            self._wait, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+        self._tried.learn(num_drafts, num_right)
 
     def _next_place(self) -> int | None:
         """Where in the text the next token may stand already."""
@@ -118,40 +145,21 @@ class StepCosts:
 
     @property
     def largest(self) -> int:
-        """Beyond this many tokens nothing is known."""
+        """Beyond this many tokens costs were not measured."""
         return self.sizes[-1]
 
     def at(self, num_tokens: int) -> float:
-        """The cost, on a straight line between the sizes that were measured."""
+        """The cost, on straight lines through the sizes that were measured."""
         for index in range(1, len(self.sizes)):
             if num_tokens <= self.sizes[index]:
                 low, high = self.sizes[index - 1], self.sizes[index]
                 share = (num_tokens - low) / (high - low)
                 return self.costs[index - 1] + share * (self.costs[index] - self.costs[index - 1])
-        return self.costs[-1]
+        if len(self.sizes) == 1:
+            return self.costs[0]
+        slope = (self.costs[-1] - self.costs[-2]) / (self.sizes[-1] - self.sizes[-2])
+        return self.costs[-1] + max(0.0, slope) * (num_tokens - self.largest)
 
 
 NO_DRAFTS = StepCosts((1,), (1.0,))
 """Nothing is known of steps with more than one token, so none are tried."""
-
-
-def worthwhile(guesses: list[tuple[Drafter, list[int]]], num_rows: int, costs: StepCosts) -> list[list[int]]:
-    """The guesses, each cut to one length for all that makes a step bring most tokens for its time; empty if none does.
-
-    `num_rows` sequences decode in the step, those of `guesses` among them.
-    """
-    best_speed, best_length = MIN_GAIN / costs.at(num_rows), 0
-    for length in range(1, MAX_DRAFTS + 1):
-        num_drafts = sum(min(length, len(guess)) for _, guess in guesses)
-        if num_rows + num_drafts > costs.largest:
-            break
-        gained = sum(_expected(drafter.rate, min(length, len(guess))) for drafter, guess in guesses)
-        speed = (1 + gained / num_rows) / costs.at(num_rows + num_drafts)
-        if speed > best_speed:
-            best_speed, best_length = speed, length
-    return [guess[:best_length] for _, guess in guesses]
-
-
-def _expected(rate: float, length: int) -> float:
-    """Right guesses among `length`, each right with chance `rate` if all before it were."""
-    return sum(rate**count for count in range(1, length + 1))

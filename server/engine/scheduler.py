@@ -8,7 +8,8 @@ from typing import Literal
 
 from model.batch import NO_TOKEN, Batch, Join, StepOutput, TokenLogprobs
 from server.engine.block_pool import BlockPool
-from server.engine.drafting import NO_DRAFTS, StepCosts, worthwhile
+from server.engine.draft_planner import Draft, DraftPlanner
+from server.engine.drafting import NO_DRAFTS, StepCosts
 from server.engine.prefix_cache import PrefixCache
 from server.engine.sequence import Sequence
 
@@ -29,7 +30,9 @@ class SchedulerLimits:
     prefix_caching: bool = True
     """Off, blocks are shared only within one request."""
     step_costs: StepCosts = NO_DRAFTS
-    """What drafts cost."""
+    """What it costs to verify drafts."""
+    draft_costs: StepCosts | None = None
+    """What a step of the draft model costs, in the same unit; None without one."""
 
 
 @dataclass(slots=True)
@@ -73,6 +76,12 @@ class Scheduler:
         self._sequences: dict[int, Sequence] = {}
         self._free_slots = list(range(limits.max_num_seqs - 1, -1, -1))
         self._num_arrived = 0
+        self._planner = DraftPlanner(
+            limits.step_costs,
+            limits.draft_costs,
+            block_size=limits.block_size,
+            max_step_tokens=limits.max_step_tokens,
+        )
         self._prefix_cache = PrefixCache(self.pool, is_shared=limits.prefix_caching)
         self._in_flight: deque[list[tuple[Sequence, int]]] = deque()
         """The rows, each with its number of drafts, of every batch whose result is not here, oldest first."""
@@ -87,16 +96,15 @@ class Scheduler:
     def awaits_results(self) -> bool:
         """Whether the next batch can't be scheduled before the results of those on their way are here.
 
-        How many drafts are right decides where a row goes on; a guess is made from the token before, and so is a
-        grammar's mask; the parts of a prompt's log-probabilities are handed out in order. All else is known
-        beforehand.
+        How many drafts are right decides where a row goes on; a guess, the draft model's as well, is made from the
+        token before, and so is a grammar's mask; the parts of a prompt's log-probabilities are handed out in order.
+        All else is known beforehand.
         """
-        guesses = self._is_small_enough_to_draft
         for rows in self._in_flight:
             for sequence, num_drafts in rows:
                 if num_drafts or sequence.constraint is not None or sequence.owes_prompt_logprobs:
                     return True
-                if guesses and sequence.drafter is not None and sequence.drafter.is_hopeful:
+                if self._planner.awaits_token(sequence, len(self.running)):
                     return True
         return False
 
@@ -133,7 +141,7 @@ class Scheduler:
         self._preempt_for_priority()
         shares = self._share_budget()
         # Beside unfinished prompts a step's tokens are worth more than guesses.
-        drafts = self._draft() if not shares else {}
+        drafts = self._planner.plan(self.running) if not shares else {}
         budget = self.limits.max_step_tokens
         position = 0
         # The list may lose its tail while this runs: preemption takes from the end.
@@ -148,11 +156,12 @@ class Scheduler:
             num_new = self._grow(sequence, wanted, batch)
             if num_new:
                 budget -= num_new
-                draft = drafts.get(sequence.id)
+                num_drafts, draft = 0, drafts.get(sequence.id)
                 num_after = len(self.running) - position
-                if draft and len(draft) <= budget - num_after:
-                    budget -= self._put_draft(sequence, draft, num_after, batch)
-                rows.append(self._put(sequence, num_new, batch))
+                if draft is not None and draft.num_tokens <= budget - num_after:
+                    num_drafts = self._put_draft(sequence, draft, num_after, batch)
+                budget -= num_drafts
+                rows.append(self._put(sequence, num_new, num_drafts, batch))
         rows += self._admit(budget, batch)
         if rows:
             self._in_flight.append(rows)
@@ -227,38 +236,21 @@ class Scheduler:
             budget -= shares[sequence.id]
         return shares
 
-    def _draft(self) -> dict[int, list[int]]:
-        """Guesses that are worth their time, by sequence id, when all running sequences decode."""
-        if not self._is_small_enough_to_draft:
-            return {}
-        sequences, guesses = [], []
-        for sequence in self.running:
-            room = sequence.params.max_tokens - sequence.num_generated - 1
-            if sequence.drafter is not None and room > 0 and not sequence.num_unknown:
-                guess = sequence.drafter.guess()[:room]
-                if guess:
-                    sequences.append(sequence)
-                    guesses.append((sequence.drafter, guess))
-        if not guesses:
-            return {}
-        cut = worthwhile(guesses, len(self.running), self.limits.step_costs)
-        return {sequence.id: draft for sequence, draft in zip(sequences, cut, strict=True) if draft}
-
-    @property
-    def _is_small_enough_to_draft(self) -> bool:
-        return 2 * len(self.running) <= self.limits.step_costs.largest
-
-    def _put_draft(self, sequence: Sequence, draft: list[int], num_after: int, batch: Batch) -> int:
+    def _put_draft(self, sequence: Sequence, draft: Draft, num_after: int, batch: Batch) -> int:
         """Add guesses to the row that is put next, if free blocks hold them: nobody is preempted for a guess.
 
         `num_after` rows come after it, each of which may need a block. Returns how many guesses were added.
         """
-        needed = self._num_blocks_for(len(sequence.token_ids) + len(draft)) - len(sequence.blocks)
+        needed = self._num_blocks_for(len(sequence.token_ids) + draft.num_tokens) - len(sequence.blocks)
         if needed > 0 and needed > self.pool.num_available - num_after:
             return 0
         self._allocate(sequence, max(needed, 0), batch)
-        batch.drafts[len(batch.slots)] = draft
-        return len(draft)
+        if draft.proposal is None:
+            batch.drafts[len(batch.slots)] = draft.guess
+        else:
+            batch.proposals[len(batch.slots)] = draft.proposal
+            self._planner.note_computed(sequence, draft.proposal)
+        return draft.num_tokens
 
     def _grow(self, sequence: Sequence, num_new: int, batch: Batch) -> int:
         """Give a running sequence the blocks for its next tokens, preempting from the end of the line if need be.
@@ -295,7 +287,7 @@ class Scheduler:
             if self._fits(sequence, cached):
                 self._enter(sequence, cached, batch)
                 num_new = self._grow(sequence, min(sequence.num_to_compute, budget, limit), batch)
-                rows.append(self._put(sequence, num_new, batch))
+                rows.append(self._put(sequence, num_new, 0, batch))
                 budget -= num_new
             elif sequence is first:
                 first.num_passes += 1
@@ -338,9 +330,8 @@ class Scheduler:
             self.prefix_query_tokens += sequence.num_prompt
             self._started.append(sequence)
 
-    def _put(self, sequence: Sequence, num_new: int, batch: Batch) -> tuple[Sequence, int]:
+    def _put(self, sequence: Sequence, num_new: int, num_drafts: int, batch: Batch) -> tuple[Sequence, int]:
         """Add the sequence's row. Returns it as `_in_flight` keeps it."""
-        num_drafts = len(batch.drafts.get(len(batch.slots), ())) if batch.drafts else 0
         batch.slots.append(sequence.slot)
         batch.num_computed.append(sequence.num_computed)
         batch.num_new.append(num_new + num_drafts)
@@ -409,10 +400,13 @@ class Scheduler:
         sequence.slot = -1
         sequence.blocks = []
         sequence.num_computed = 0
+        sequence.num_draft_computed = 0
         sequence.num_registered = 0
 
     def _allocate(self, sequence: Sequence, count: int, batch: Batch) -> None:
-        self._record_blocks(sequence, self.pool.allocate(count), batch)
+        blocks = self.pool.allocate(count)
+        self._planner.note_overwritten(blocks)
+        self._record_blocks(sequence, blocks, batch)
 
     def _record_blocks(self, sequence: Sequence, blocks: list[int], batch: Batch) -> None:
         """Append to a sequence's block table, here and (through the batch) in the runner."""

@@ -41,6 +41,8 @@ class Sequence:
     """Tokens after those of `token_ids` that steps on their way draw."""
     num_computed: int = 0
     """Tokens whose keys and values are in the cache or on their way there."""
+    num_draft_computed: int = 0
+    """The same in the draft model's cache, of known tokens alone."""
     num_cached: int = 0
     """Prompt tokens that were found in the prefix cache when it was first scheduled."""
     blocks: list[int] = field(default_factory=list)

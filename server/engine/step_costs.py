@@ -2,12 +2,13 @@
 
 import time
 
-from model.batch import Batch, Join, SamplingParams
+from model.batch import Batch, Join, Proposal, SamplingParams
 from server.engine.drafting import NO_DRAFTS, StepCosts
 from server.engine.engine import ResultsT, Runner
 
 SIZES = (1, 4, 16)
 CONTEXT = 32
+NUM_TOKENS = CONTEXT + SIZES[-1]
 REPEATS = 3
 
 
@@ -16,12 +17,34 @@ def measure_step_costs(runner: Runner[ResultsT], *, max_model_len: int, block_si
 
     Uses slot 0 and the first blocks, which must not be in use.
     """
-    num_tokens = CONTEXT + SIZES[-1]
-    if num_tokens >= max_model_len:
+    if max_model_len <= NUM_TOKENS:
         return NO_DRAFTS
-    num_blocks = -(-num_tokens // block_size)
+    runner.read(runner.enqueue(_first_batch(block_size)))
+    times = [_step_time(runner, size) for size in SIZES]
+    return StepCosts(SIZES, tuple(seconds / times[0] for seconds in times))
+
+
+def measure_draft_costs(runner: Runner[ResultsT], *, max_model_len: int, block_size: int) -> StepCosts | None:
+    """What the draft model of a runner that has one needs for 1, 4 and 16 tokens, relative to a step of one token.
+
+    None, and other conditions, as for `measure_step_costs`.
+    """
+    if max_model_len <= NUM_TOKENS:
+        return None
+    first = _first_batch(block_size)
+    first.proposals[0] = Proposal(0, CONTEXT)
+    runner.read(runner.enqueue(first))
+    # Both verify one guess; the draft model makes the one, after having computed so many tokens.
+    given, step = _step_time(runner, 2), _step_time(runner, 1)
+    times = [_step_time(runner, 2, Proposal(CONTEXT + 1 - size, size, 1)) - given for size in SIZES]
+    return StepCosts(SIZES, tuple(max(0.0, seconds / step) for seconds in times))
+
+
+def _first_batch(block_size: int) -> Batch:
+    """All that comes before the step that is measured."""
+    num_blocks = -(-NUM_TOKENS // block_size)
     params = SamplingParams(max_tokens=SIZES[-1], temperature=0)
-    first = Batch(
+    return Batch(
         slots=[0],
         num_computed=[0],
         num_new=[CONTEXT],
@@ -31,15 +54,19 @@ def measure_step_costs(runner: Runner[ResultsT], *, max_model_len: int, block_si
         block_indexes=list(range(num_blocks)),
         block_ids=list(range(num_blocks)),
     )
-    runner.read(runner.enqueue(first))
-    times = [min(_step_time(runner, size) for _ in range(REPEATS)) for size in SIZES]
-    return StepCosts(SIZES, tuple(seconds / times[0] for seconds in times))
 
 
-def _step_time(runner: Runner[ResultsT], num_tokens: int) -> float:
+def _step_time(runner: Runner[ResultsT], num_tokens: int, proposal: Proposal | None = None) -> float:
+    """Seconds, at best, of a step that verifies all but one of its tokens: given ones, or those proposed."""
     batch = Batch(slots=[0], num_computed=[CONTEXT], num_new=[num_tokens], is_sampled=[True])
-    if num_tokens > 1:
+    if proposal is not None:
+        batch.proposals[0] = proposal
+    elif num_tokens > 1:
         batch.drafts[0] = [0] * (num_tokens - 1)
+    return min(_seconds(runner, batch) for _ in range(REPEATS))
+
+
+def _seconds(runner: Runner[ResultsT], batch: Batch) -> float:
     started = time.perf_counter()
     runner.read(runner.enqueue(batch))
     return time.perf_counter() - started

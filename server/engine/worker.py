@@ -25,7 +25,7 @@ from model.errors import ModelError
 from model.families.registry import config_from_directory
 from model.runner import ModelRunner
 from server.bench.decode import decode_speed
-from server.engine.drafting import NO_DRAFTS, StepCosts
+from server.engine.drafting import NO_DRAFTS
 from server.engine.engine import Engine
 from server.engine.messages import (
     Abort,
@@ -40,7 +40,7 @@ from server.engine.messages import (
     WorkerConfig,
 )
 from server.engine.scheduler import SchedulerLimits
-from server.engine.step_costs import measure_step_costs
+from server.engine.step_costs import measure_draft_costs, measure_step_costs
 
 PR_SET_PDEATHSIG = 1
 # While nothing runs, how often to look whether a grammar is ready.
@@ -89,10 +89,7 @@ def main() -> None:
         return
     if runner.is_asynchronous:
         model = msgspec.structs.replace(model, decode_mbu=_decode_mbu(config, runner, model))
-    costs = NO_DRAFTS
-    if config.speculation:
-        costs = measure_step_costs(runner, max_model_len=model.max_model_len, block_size=model.block_size)
-    limits = _limits(config, model, costs)
+    limits = _limits(config, runner, model)
     engine = Engine(runner, limits, model.max_model_len, frozenset(model.eos_token_ids))
     socket.send(Ready(model))
     serve(socket, engine)
@@ -131,7 +128,12 @@ def _decode_mbu(config: WorkerConfig, runner: ModelRunner, model: ModelInfo) -> 
     return None if speed is None else speed.mbu
 
 
-def _limits(config: WorkerConfig, model: ModelInfo, costs: StepCosts) -> SchedulerLimits:
+def _limits(config: WorkerConfig, runner: ModelRunner, model: ModelInfo) -> SchedulerLimits:
+    costs, draft_costs = NO_DRAFTS, None
+    if config.speculation:
+        costs = measure_step_costs(runner, max_model_len=model.max_model_len, block_size=model.block_size)
+    if config.speculation and model.draft is not None:
+        draft_costs = measure_draft_costs(runner, max_model_len=model.max_model_len, block_size=model.block_size)
     return SchedulerLimits(
         max_num_seqs=model.max_num_seqs,
         max_step_tokens=model.max_step_tokens,
@@ -139,6 +141,7 @@ def _limits(config: WorkerConfig, model: ModelInfo, costs: StepCosts) -> Schedul
         block_size=model.block_size,
         prefix_caching=config.prefix_caching,
         step_costs=costs,
+        draft_costs=draft_costs,
     )
 
 

@@ -113,6 +113,15 @@ class Tokenizer:
         token_id: int | None = self._tokenizer.token_to_id(spelling)
         return token_id
 
+    def difference(self, other: "Tokenizer") -> str | None:
+        """A token that has not the same id in both, in words; None if all have."""
+        ours, theirs = self._tokenizer.get_vocab(), other._tokenizer.get_vocab()
+        token = min((token for token, _ in ours.items() ^ theirs.items()), default=None)
+        if token is None:
+            return None
+        ids = ["none" if (found := ids.get(token)) is None else str(found) for ids in (theirs, ours)]
+        return f"the id of {token[:40]!r} is {ids[0]} there and {ids[1]} here"
+
     def min_num_tokens(self, text: str) -> int:
         """A number of tokens that `text` has at least, found without tokenizing; 0 if none is known."""
         return 0 if self._max_chars_per_token is None else -(-len(text) // self._max_chars_per_token)

@@ -24,18 +24,18 @@ EOS = (2, 5)
 GREEDY = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
 
 
-def save_llama(directory: Path) -> LlamaForCausalLM:
+def save_llama(directory: Path, **changes: int) -> LlamaForCausalLM:
     """A small model with grouped queries and two EOS tokens, whose weights are spread enough to write varied text."""
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=MAX_MODEL_LEN,
-        eos_token_id=list(EOS),
-    )
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": MAX_MODEL_LEN,
+    }
+    config = LlamaConfig(**shape | changes, eos_token_id=list(EOS))
     torch.manual_seed(11)
     model = LlamaForCausalLM(config)
     for name, parameter in model.named_parameters():
@@ -71,6 +71,7 @@ def make_engine(
     num_blocks: int | None = None,
     prefix_caching: bool = True,
     step_costs: StepCosts = NO_DRAFTS,
+    draft_costs: StepCosts | None = None,
     **options: Any,
 ) -> Engine:
     """An engine of 16 slots in float32, as the worker makes it. `num_blocks` overrides what the memory allows."""
@@ -93,6 +94,7 @@ def make_engine(
         block_size=model.block_size,
         prefix_caching=prefix_caching,
         step_costs=step_costs,
+        draft_costs=draft_costs,
     )
     assert limits.num_blocks <= model.num_blocks
     used = OverlappedRunner(runner) if is_overlapped else runner

@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.batch import SamplingParams
-from server.engine.drafting import (
-    LONGEST_PAUSE,
-    MAX_DRAFTS,
-    NGRAM,
-    NO_DRAFTS,
-    Drafter,
-    StepCosts,
-    worthwhile,
-)
+from server.engine.draft_planner import Offer, best_length
+from server.engine.drafting import LONGEST_PAUSE, MAX_DRAFTS, NGRAM, NO_DRAFTS, Drafter, Record, StepCosts
 from server.engine.engine import Engine
 from server.engine.step_costs import measure_step_costs
 from tests.engine.generation import GREEDY, alone, make_engine, neighbours, prompt, request, run, save_llama
@@ -60,16 +53,22 @@ def test_wrong_guesses_make_pauses_that_grow_and_end() -> None:
     drafter = Drafter([], [1, 2, 3] * 5)
     pauses = []
     for _ in range(8):
-        steps = 0
-        while not drafter.guess():
-            steps += 1
-        pauses.append(steps)
+        pauses.append(tokens_until_guess(drafter))
         drafter.learn(MAX_DRAFTS, 0)
     assert pauses == [0, 2, 4, 8, 16, 32, LONGEST_PAUSE, LONGEST_PAUSE]
-    while not drafter.guess():
-        pass
+    tokens_until_guess(drafter)
     drafter.learn(MAX_DRAFTS, 2)
     assert drafter.guess()
+
+
+def tokens_until_guess(drafter: Drafter) -> int:
+    """How many tokens come before it guesses, though it could."""
+    num_tokens = 0
+    while not drafter.guess():
+        assert not drafter.is_hopeful
+        drafter.extend([1, 2, 3][len(drafter._text) % 3])
+        num_tokens += 1
+    return num_tokens
 
 
 @given(st.lists(st.integers(0, 3), max_size=60), st.lists(st.integers(0, 3), max_size=20))
@@ -86,22 +85,23 @@ def test_a_guess_is_what_followed_the_same_tokens_somewhere(token_ids: list[int]
         assert any((text + guess)[p : p + len(guess)] == guess for p in places)
 
 
+def offer(rate: float, **fields: int) -> Offer:
+    return Offer(0, Record(rate), MAX_DRAFTS, **fields)
+
+
 def test_guesses_are_made_only_where_they_promise_more_than_they_cost() -> None:
-    good, bad = Drafter([], []), Drafter([], [])
-    good.rate, bad.rate = 0.9, 0.05
-    guess = [1] * MAX_DRAFTS
-    assert len(worthwhile([(good, guess)], 1, FREE)[0]) == MAX_DRAFTS
-    assert worthwhile([(bad, guess)], 1, FREE) == [[]]
-    dear = StepCosts((1, 8), (1.0, 8.0))
-    assert worthwhile([(good, guess)], 1, dear) == [[]]
-    assert worthwhile([(good, guess)], 1, NO_DRAFTS) == [[]]
-    in_between = worthwhile([(good, guess)], 1, StepCosts((1, 4, 16), (1.0, 1.2, 6.0)))
-    assert 1 <= len(in_between[0]) <= 5
+    assert best_length([offer(0.9)], 1, FREE)[0] == MAX_DRAFTS
+    assert best_length([offer(0.05)], 1, FREE) == (0, 1.0)
+    assert best_length([offer(0.9)], 1, StepCosts((1, 8), (1.0, 8.0))) == (0, 1.0)
+    assert best_length([offer(0.9)], 1, NO_DRAFTS) == (0, 1.0)
+    in_between, speedup = best_length([offer(0.9)], 1, StepCosts((1, 4, 16), (1.0, 1.2, 6.0)))
+    assert 1 <= in_between <= 5
+    assert speedup > 1.1
 
 
 def test_costs_between_measured_sizes_lie_on_a_line() -> None:
     costs = StepCosts((1, 4, 16), (1.0, 2.0, 5.0))
-    assert [costs.at(n) for n in (1, 2.5, 4, 10, 16)] == [1.0, 1.5, 2.0, 3.5, 5.0]
+    assert [costs.at(n) for n in (1, 2.5, 4, 10, 16, 28)] == [1.0, 1.5, 2.0, 3.5, 5.0, 8.0]
 
 
 @pytest.fixture(scope="module")

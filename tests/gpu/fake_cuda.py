@@ -5,7 +5,7 @@ import torch
 from model.attention.torch import TorchAttention
 from model.config import ModelConfig, RopeConfig
 from model.kv_cache import KVCache
-from model.runner import ModelRunner
+from model.runner import DraftModel, ModelRunner
 from model.sampler import Sampler
 from model.stream import HostStream
 from model.transformer import Transformer
@@ -37,15 +37,23 @@ class FakeStream(HostStream):
 
 
 def make_runner(
-    config: ModelConfig = LLAMA, max_num_seqs: int = 8, attention: type[TorchAttention] = TorchAttention
+    config: ModelConfig = LLAMA,
+    max_num_seqs: int = 8,
+    attention: type[TorchAttention] = TorchAttention,
+    draft: ModelConfig | None = None,
 ) -> ModelRunner:
     """In bfloat16, with a cache of 16 blocks."""
+
+    def backend(config: ModelConfig) -> TorchAttention:
+        return attention(config, KVCache(config, 16, BLOCK, torch.bfloat16, CUDA))
+
     return ModelRunner(
         Transformer(config, torch.bfloat16, CUDA),
-        attention(config, KVCache(config, 16, BLOCK, torch.bfloat16, CUDA)),
+        backend(config),
         Sampler(max_num_seqs, config.vocab_size, config.eos_token_ids, CUDA),
         max_num_seqs=max_num_seqs,
         max_model_len=MAX_MODEL_LEN,
         block_size=BLOCK,
         stream=FakeStream(),
+        draft=None if draft is None else DraftModel(Transformer(draft, torch.bfloat16, CUDA), backend(draft)),
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from model.batch import Batch, Join, SamplingParams
+from model.batch import Batch, Join, Proposal, SamplingParams
 from model.build import largest_batch
 from model.config import RopeConfig
 from model.runner import Results
@@ -77,6 +77,19 @@ def test_a_step_of_prefill_and_decode_rows_never_waits_for_the_device(config):
     assert chosen.shape == (5,)
     assert top_ids.shape == (5, 3)
     assert top_ids.device == CPU
+
+
+def test_a_draft_models_guesses_never_wait_for_the_device():
+    """It catches up with one row and guesses for two, a few tokens and one."""
+    step = batch([40, 30, 17], [5, 2, 1], [GREEDY, SamplingParams(max_tokens=9, seed=1), GREEDY])
+    step.proposals = {0: Proposal(38, 3, 4), 1: Proposal(30, 1, 1), 2: Proposal(0, 9)}
+    results = make_runner(draft=dataclasses.replace(LLAMA, num_layers=1, hidden_size=32)).enqueue(step)
+    check(results, 5 + 2 + 1)
+    assert [(row, len(guess), guess.device) for row, guess in results.proposed.items()] == [
+        (0, 4, CPU),
+        (1, 1, CPU),
+        (2, 0, CPU),
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])

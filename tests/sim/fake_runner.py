@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from model.batch import NOT_SAMPLED, Batch, Join, SamplingParams, StepOutput, TokenLogprobs
+from server.engine.draft_planner import MAX_LAG
 
 VOCABULARY = 50
 
@@ -52,6 +53,8 @@ class FakeRunner:
         self.num_computed = 0
         self._slots: dict[int, _Slot] = {}
         self._cache: dict[tuple[int, int], int] = {}
+        self._draft_cache: dict[tuple[int, int], int] = {}
+        self.num_draft_computed = 0
 
     def enqueue(self, batch: Batch) -> tuple[int, StepOutput]:
         """A device computes in the order in which it is told; its results are known when they are read."""
@@ -72,26 +75,53 @@ class FakeRunner:
             self._slots[join.slot] = _Slot(list(join.token_ids), join)
         for slot, index, block in zip(batch.block_slots, batch.block_indexes, batch.block_ids, strict=True):
             self._slots[slot].blocks[index] = block
+        self._let_draft_model_compute(batch)
+        drafts = batch.drafts | {row: self._propose(batch, row) for row in batch.proposals}
         rows = list(zip(batch.slots, batch.num_computed, batch.num_new, batch.is_sampled, strict=True))
         for row, (slot, start, count, _) in enumerate(rows):
-            self._write(self._with_drafts(slot, row, batch), start, start + count)
+            self._write(self._with_drafts(slot, drafts.get(row, [])), start, start + count)
         output = StepOutput(token_ids=[])
         for row, (slot, start, count, is_sampled) in enumerate(rows):
-            state, end = self._slots[slot], start + count - len(batch.drafts.get(row, ()))
-            self._check_context(self._with_drafts(slot, row, batch), start + count)
+            state, draft = self._slots[slot], drafts.get(row, [])
+            end = start + count - len(draft)
+            self._check_context(self._with_drafts(slot, draft), start + count)
             output.token_ids.append(self._draw(state, end) if is_sampled else NOT_SAMPLED)
-            if row in batch.drafts:
-                output.accepted[row] = self._verify(state, batch.drafts[row])
+            if draft:
+                output.accepted[row] = self._verify(state, draft)
             if state.join.params.prompt_logprobs is not None and start + 1 < state.join.num_prompt:
                 known = state.token_ids[start + 1 : min(start + count + 1, state.join.num_prompt)]
                 output.prompt_logprobs[row] = [TokenLogprobs(-float(token), [], []) for token in known]
         return output
 
-    def _with_drafts(self, slot: int, row: int, batch: Batch) -> _Slot:
+    def _let_draft_model_compute(self, batch: Batch) -> None:
+        """Its cache must hold all before what it computes, of the same tokens."""
+        assert not batch.drafts.keys() & batch.proposals.keys()
+        for row, proposal in batch.proposals.items():
+            state, end = self._slots[batch.slots[row]], proposal.start + proposal.num_new
+            assert 0 < proposal.num_new <= max(self.max_step_tokens, MAX_LAG)
+            assert end == len(state.token_ids) if proposal.num_tokens else end <= len(state.token_ids)
+            self.num_draft_computed += proposal.num_new
+            for position, content in enumerate(state.contents(end)):
+                place = self._place(state, position)
+                if position < proposal.start:
+                    assert self._draft_cache[place] == content, "the draft model lacks what it is taken to have"
+                self._draft_cache[place] = content
+
+    def _propose(self, batch: Batch, row: int) -> list[int]:
+        """What the draft model guesses, often rightly. It writes over what its cache held after the known tokens."""
+        state, num_tokens = self._slots[batch.slots[row]], batch.proposals[row].num_tokens
+        token_ids = list(state.token_ids)
+        for number in range(num_tokens):
+            token = next_token(token_ids, state.join.params, state.join.choice)
+            token_ids.append(token if hash((token, number)) % 4 else (token + 1) % VOCABULARY)
+            self._draft_cache[self._place(state, len(token_ids) - 1)] = -1
+        return token_ids[len(token_ids) - num_tokens :]
+
+    def _with_drafts(self, slot: int, draft: list[int]) -> _Slot:
         state = self._slots[slot]
-        if row not in batch.drafts:
+        if not draft:
             return state
-        return _Slot([*state.token_ids, *batch.drafts[row]], state.join, state.blocks, list(state.hashes))
+        return _Slot([*state.token_ids, *draft], state.join, state.blocks, list(state.hashes))
 
     def _verify(self, state: _Slot, draft: list[int]) -> list[int]:
         accepted: list[int] = []

@@ -32,6 +32,7 @@ class Simulation:
             block_size=block_size,
             prefix_caching=rng.random() < 0.8,
             step_costs=StepCosts((1, 8, 32), (1.0, 1.1, rng.choice([1.2, 4.0]))) if rng.random() < 0.7 else NO_DRAFTS,
+            draft_costs=StepCosts((1, 4, 16), (0.05, 0.06, 0.1)) if rng.random() < 0.5 else None,
         )
         self.is_asynchronous = is_asynchronous
         self.start_worker()
@@ -168,7 +169,7 @@ def test_every_request_ends_once_with_the_tokens_of_its_solo_run(block: int, is_
 
 @pytest.mark.parametrize("is_asynchronous", [False, True])
 def test_the_simulation_exercises_preemption_sharing_and_aborts(is_asynchronous: bool) -> None:
-    preemptions = hits = right = wrong = 0
+    preemptions = hits = right = wrong = proposed = 0
     for seed in range(40):
         simulation = Simulation(seed, is_asynchronous=is_asynchronous)
         simulation.run()
@@ -178,7 +179,9 @@ def test_the_simulation_exercises_preemption_sharing_and_aborts(is_asynchronous:
         hits += stats.prefix_hit_tokens
         right += stats.num_accepted_drafts
         wrong += stats.num_drafts - stats.num_accepted_drafts
+        proposed += simulation.runner.num_draft_computed
     assert preemptions > 20
     assert hits > 500
     assert right > 200
     assert wrong > 100
+    assert proposed > 500
