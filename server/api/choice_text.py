@@ -115,7 +115,9 @@ class ChoiceText:
             text, found = self._push(token_id, shown, logprobs)
             if self._request.return_token_ids:
                 piece.token_ids.append(token_id)
-            if self._split(piece, text) or found:
+            is_over = self._split(piece, text)
+            self.num_reasoning += self._channels is not None and self._channels.is_reasoning
+            if is_over or found:
                 piece.finish_reason = "stop"
                 break
         else:
@@ -159,7 +161,6 @@ class ChoiceText:
 
     def _push(self, token_id: int, shown: Iterable[int], logprobs: TokenLogprobs | None) -> tuple[str, bool]:
         self.num_tokens += 1
-        self.num_reasoning += self._channels is not None and self._channels.is_reasoning
         offset = self._num_decoded
         new = self._detokenizer.push(shown)
         self._num_decoded += len(new)

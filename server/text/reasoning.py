@@ -26,9 +26,8 @@ class ReasoningTags:
         """
         if not is_open:
             blank = yield from source.take_blank()
-            opening = yield from source.take_literal(self.opening)
-            if opening != self.opening:
-                yield Content(blank + opening)
+            if not (yield from source.take_whole(self.opening)):
+                yield Content(blank)
                 return
         yield from source.take_until(self.closing, Reasoning)
 

@@ -100,6 +100,14 @@ class Source:
             self._at += 1
         return literal
 
+    def take_whole(self, literal: str) -> Reading[bool]:
+        """Reads over the literal if all of it comes next, and over nothing otherwise. Not after a mark."""
+        assert self._kept is None
+        taken = yield from self.take_literal(literal)
+        if taken != literal:
+            self._piece, self._at = taken + self._piece[self._at :], 0
+        return taken == literal
+
     def take_until(self, marker: str, event: Callable[[str], Event]) -> Reading[bool]:
         """Reads over the marker, and yields what comes before it, as it comes. False: the text ended without one."""
         held = ""

@@ -363,7 +363,9 @@ def test_thoughts_are_counted() -> None:
     usage = chat(tool_server(f"{THOUGHT}Yes.", "thinking"))["usage"]
     thought = usage["completion_tokens_details"]["reasoning_tokens"]
     assert abs(thought - len(THOUGHT)) <= 4
-    assert chat(tool_server("Yes."))["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
+    for template in ("hermes", "thinking"):
+        answer = chat(tool_server("Yes.", template))
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
 
 
 def test_a_form_that_leaves_no_room_for_thoughts_has_none() -> None:

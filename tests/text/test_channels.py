@@ -39,6 +39,28 @@ def test_a_call_within_thoughts_is_a_thought():
     assert whole.content == ""
 
 
+@pytest.mark.parametrize(
+    ("tool_format", "tags", "text"),
+    [
+        ("hermes", "think", CALL),
+        ("hermes", "think", f"\n{CALL}"),
+        ("hermes", "think", f"<think>hm</think>{CALL}"),
+        ("mistral", "mistral", '[TOOL_CALLS]f[ARGS]{"a": 1}'),
+        ("mistral_array", "mistral", '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]'),
+    ],
+)
+def test_a_call_is_found_whose_mark_begins_like_the_thoughts_that_were_left_out(tool_format, tags, text):
+    for pieces in (text, list(text)):
+        whole = split(pieces, tool_format, tags)
+        assert (whole.called, whole.content) == ([("f", {"a": 1})], "")
+
+
+def test_a_call_without_its_closing_mark_may_be_followed_by_another():
+    text = CALL.removesuffix("</tool_call>") + CALL
+    for pieces in (text, list(text)):
+        assert split(pieces, "hermes").called == [("f", {"a": 1})] * 2
+
+
 def test_without_channels_nothing_is_taken_out():
     text = f" <think> {CALL} </think> "
     assert split(list(text)).content == text

@@ -21,9 +21,7 @@ class Hermes:
         while (yield from source.take_until(OPENING, Content)):
             if (yield from attempt(source, _read_tagged(source, tool_names), OPENING)):
                 yield Content((yield from source.take_blank()))
-                closing = yield from source.take_literal(CLOSING)
-                if closing != CLOSING:
-                    yield Content(closing)
+                yield from source.take_whole(CLOSING)
 
     def template_id(self, call_id: str) -> str:
         return call_id
