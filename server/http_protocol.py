@@ -1,4 +1,4 @@
-"""HTTP/1.1 by uvicorn and h11, with less work for each piece of a streamed body."""
+"""HTTP/1.1 by uvicorn and h11, with less work for each piece of a streamed body, and stricter."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # h11's own bound on a request's head, which is why it parses here: httptools has none.
 MAX_HEAD_BYTES = 64 * 1024
+_LENGTHS = {b"content-length", b"transfer-encoding"}
 _CHUNKED = b"\r\ntransfer-encoding: chunked\r\n"
 
 
@@ -26,6 +27,17 @@ class ChunkingConnection(h11.Connection):
     """
 
     _is_in_chunked_body = False
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """The client's next event, as h11 gives it. Raises RemoteProtocolError.
+
+        A body of two lengths is refused, and the connection closed by it: where a proxy in front believes the other
+        length, one client's body is the next one's request (RFC 9112, section 6.1).
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request) and {name for name, _ in event.headers} >= _LENGTHS:
+            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+        return event
 
     def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
         """The bytes of the event, as h11 gives them; `send` joins them."""

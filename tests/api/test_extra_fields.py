@@ -9,13 +9,19 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, pre_tokenizers
 
 from model.batch import SamplingParams
 from model.grammar import ANYTHING, Grammar
+from server.app import create_app
+from server.served import ServedModel, ServedModels
+from server.settings import Settings
 from server.text.gap_tokens import gap_tokens
+from server.text.tokenizer import Tokenizer
 from tests.api.serving import TEXT, Served, ask, chat, complete, fold, refused, serve, stream
 from tests.api.test_fields import BASE, CHAT, COMPLETIONS, EXAMPLES, REQUESTS, beside, rich, with_field
-from tests.fakes import BOS, TEMPLATE, byte_tokenizer
+from tests.fakes import BOS, END, TEMPLATE, ScriptedEngine, byte_tokenizer, chat_template
 
 TEXT_IDS = list(TEXT.encode())
 
@@ -78,6 +84,25 @@ def test_bad_words_reach_the_engine_as_tokens_within_a_word_and_at_its_beginning
     with_form = served.engine.calls[-1][1]
     assert isinstance(with_form, SamplingParams)
     assert (with_form.bad_words, with_form.grammar) == (((64,), (220, 64)), Grammar("regex", "[ab]"))
+
+
+def test_bad_words_that_the_model_has_no_tokens_for_are_not_sent_to_it() -> None:
+    raw = RawTokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    whole, few = byte_tokenizer(), Tokenizer(raw, {})
+    for tokenizer, vocab_size, word in ((few, 2, "c"), (whole, 259, END)):
+        engine = ScriptedEngine(lambda prompt, choice, position: 0, vocab_size=vocab_size, eos_token_ids=(1,))
+        model = ServedModel(("tiny",), tokenizer, chat_template(whole), engine, created=1)
+        served = Served(create_app(Settings(), ServedModels([model]), version="0.0.0"), engine, model)
+        sent = []
+        for words in ([word], [word, "a"]):
+            complete(served, prompt=[0], max_tokens=2, bad_words=words)
+            params = engine.calls[-1][1]
+            assert isinstance(params, SamplingParams)
+            sent.append(params.bad_words)
+        assert sent[0] == ()
+        assert set(sent[1]) >= {tuple(tokenizer.encode("a", add_special_tokens=False))}
+        assert all(0 <= token_id < vocab_size for ids in sent[1] for token_id in ids)
 
 
 @pytest.mark.parametrize(

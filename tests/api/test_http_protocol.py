@@ -1,4 +1,6 @@
-"""Bodies on the wire: our connection writes what h11's does."""
+"""Bodies on the wire: our connection writes what h11's does, and refuses a body of two lengths."""
+
+import asyncio
 
 import h11
 import pytest
@@ -6,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.http_protocol import ChunkingConnection
+from tests.api.serving import listening, serve
 
 REQUESTS = {
     "chunked": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -55,3 +58,22 @@ def test_the_pieces_of_a_chunked_body_do_not_go_through_the_state_machine(monkey
     monkeypatch.setattr(h11.Connection, "send_with_data_passthrough", noted)
     written(ChunkingConnection(h11.SERVER), REQUESTS["chunked"], [[b"a", b"b"]] * 2, with_length=False)
     assert events == [h11.Response, h11.EndOfMessage] * 2
+
+
+def test_a_body_of_two_lengths_is_refused_and_what_follows_is_no_request() -> None:
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    )
+
+    async def answer() -> bytes:
+        async with listening(serve().app) as url:
+            reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+            writer.write(request % (len(smuggled) + 5) + smuggled)
+            whole = await reader.read()  # to the end of the connection
+            writer.close()
+            return whole
+
+    whole = asyncio.run(answer())
+    assert whole.startswith(b"HTTP/1.1 400 ")
+    assert whole.count(b"HTTP/1.1") == 1
