@@ -9,6 +9,8 @@ from model.grammar import Grammar, json_term
 # What a schema of arguments may say that this can write: which properties there are, and what each is like.
 _PLAIN = {"type", "properties", "required", "additionalProperties", "title", "description", "$schema"}
 _DEFINITIONS = {"$defs", "definitions"}
+# Each property is written as a schema of its own, which takes the definitions along and nothing else.
+_OTHER_REFERENCE = re.compile(r'"\$ref":\s*(?!"#/(?:\$defs|definitions)/)')
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -17,6 +19,8 @@ def keyword_term(grammar: Grammar) -> str | None:
     schema = json.loads(grammar.text)
     properties = schema.get("properties", {})
     if schema.keys() - _PLAIN - _DEFINITIONS or schema.get("additionalProperties") is not False:
+        return None
+    if not isinstance(properties, dict) or _OTHER_REFERENCE.search(grammar.text):
         return None
     if not all(_NAME.fullmatch(name) and isinstance(inner, dict) for name, inner in properties.items()):
         return None

@@ -21,8 +21,9 @@ def thinking_budget(
                 param="thinking_token_budget",
             )
         return None
-    if body.reasoning_effort == "none" and body.thinking_token_budget is None and model.dialect.switches:
-        return None  # the template has switched it off
+    is_switched_off = bool(model.dialect.switches) and not plan.is_thinking
+    if body.reasoning_effort == "none" and body.thinking_token_budget is None and is_switched_off:
+        return None  # the template has done it
     most = body.max_thinking(max_tokens)
     if most is None or most >= max_tokens or plan.tags is None:
         return None

@@ -62,6 +62,10 @@ def test_any_choice_of_optional_keywords_can_be_written() -> None:
         {"type": "object", "properties": {"a b": {}}, "additionalProperties": False},
         {"type": "object", "properties": {"a": {}}, "additionalProperties": False, "minProperties": 1},
         {"type": "object", "properties": {"a": True}, "additionalProperties": False},
+        {"type": "object", "properties": {"a": {"$ref": "#"}}, "additionalProperties": False},
+        {"type": "object", "properties": {"a": {}, "b": {"$ref": "#/properties/a"}}, "additionalProperties": False},
+        {"type": "object", "properties": ["a"], "additionalProperties": False},
+        {"type": "object", "properties": None, "additionalProperties": False},
     ],
 )
 def test_a_schema_that_says_more_has_no_keywords(schema: dict) -> None:

@@ -438,6 +438,9 @@ def test_a_budget_knows_whether_the_prompt_opens_the_thoughts() -> None:
     budget = budget_of(served, thinking_token_budget=0)
     assert budget is not None
     assert not budget.is_open
+    budget = budget_of(served, reasoning_effort="none", chat_template_kwargs={"enable_thinking": True})
+    assert budget is not None
+    assert (budget.is_open, budget.max_tokens) == (True, 0)
 
 
 @pytest.mark.parametrize(
