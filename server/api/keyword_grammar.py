@@ -10,7 +10,7 @@ from model.grammar import Grammar, json_term
 _PLAIN = {"type", "properties", "required", "additionalProperties", "title", "description", "$schema"}
 _DEFINITIONS = {"$defs", "definitions"}
 # Each property is written as a schema of its own, which takes the definitions along and nothing else.
-_OTHER_REFERENCE = re.compile(r'"\$ref":\s*(?!"#/(?:\$defs|definitions)/)')
+_OTHER_REFERENCE = re.compile(r'"\$ref":(?!\s*"#/(?:\$defs|definitions)/)')
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
