@@ -12,6 +12,7 @@ from server.engine.draft_planner import Draft, DraftPlanner
 from server.engine.drafting import NO_DRAFTS, StepCosts
 from server.engine.prefix_cache import PrefixCache
 from server.engine.sequence import Sequence
+from server.engine.step_budget import step_budget
 
 # How often others may be let in before a waiting sequence that lacks blocks; then the door stays shut until it fits.
 MAX_PASSES = 64
@@ -33,6 +34,8 @@ class SchedulerLimits:
     """What it costs to verify drafts."""
     draft_costs: StepCosts | None = None
     """What a step of the draft model costs, in the same unit; None without one."""
+    prompt_costs: StepCosts = NO_DRAFTS
+    """What it costs to compute tokens of a prompt, by which prompts share a step with sequences that decode."""
 
 
 @dataclass(slots=True)
@@ -139,10 +142,10 @@ class Scheduler:
         batch = Batch()
         rows: list[tuple[Sequence, int]] = []
         self._preempt_for_priority()
-        shares = self._share_budget()
+        budget = self._budget()
+        shares = self._share(budget)
         # Beside unfinished prompts a step's tokens are worth more than guesses.
         drafts = self._planner.plan(self.running) if not shares else {}
-        budget = self.limits.max_step_tokens
         position = 0
         # The list may lose its tail while this runs: preemption takes from the end.
         while position < len(self.running):
@@ -216,7 +219,15 @@ class Scheduler:
                 return  # it wouldn't fit even without them
             self._preempt(self.running[-1])
 
-    def _share_budget(self) -> dict[int, int]:
+    def _budget(self) -> int:
+        """How many tokens this step may compute."""
+        limits = self.limits
+        num_prompts = sum(sequence.num_to_compute > 1 for sequence in self.running)
+        num_decoding = len(self.running) - num_prompts
+        num_prompts += min(len(self.waiting), len(self._free_slots))
+        return step_budget(num_decoding, num_prompts, limits.prompt_costs, limits.max_step_tokens)
+
+    def _share(self, budget: int) -> dict[int, int]:
         """How many tokens each unfinished running prompt may compute in this step, by sequence id.
 
         What decoding leaves is split: half for the first prompt in order of rank, so that it can't starve; the other
@@ -226,7 +237,7 @@ class Scheduler:
         prompts = [s for s in self.running if len(s.token_ids) - s.num_computed > 1]
         if not prompts:
             return {}
-        budget = self.limits.max_step_tokens - (len(self.running) - len(prompts))
+        budget -= len(self.running) - len(prompts)
         first = prompts[0]
         others = sorted(prompts[1:] + (self.waiting if self._free_slots else []), key=_shortness)
         shares = {first.id: _first_share(first, others, budget)}

@@ -10,6 +10,9 @@ SIZES = (1, 4, 16)
 CONTEXT = 32
 NUM_TOKENS = CONTEXT + SIZES[-1]
 REPEATS = 3
+# Of a prompt; more are not tried once a step takes longer than this, but taken to cost as much again.
+PROMPT_SIZES = (1, 16, 64, 256, 1024, 4096)
+LONGEST_STEP_S = 0.1
 
 
 def measure_step_costs(runner: Runner[ResultsT], *, max_model_len: int, block_size: int) -> StepCosts:
@@ -22,6 +25,27 @@ def measure_step_costs(runner: Runner[ResultsT], *, max_model_len: int, block_si
     runner.read(runner.enqueue(_first_batch(block_size)))
     times = [_step_time(runner, size) for size in SIZES]
     return StepCosts(SIZES, tuple(seconds / times[0] for seconds in times))
+
+
+def measure_prompt_costs(
+    runner: Runner[ResultsT], *, max_model_len: int, max_step_tokens: int, num_blocks: int, block_size: int
+) -> StepCosts:
+    """Steps in which one sequence computes so many tokens of its prompt, up to the largest that is quick.
+
+    Uses slot 0 and the first blocks, which must not be in use.
+    """
+    most = min(max_step_tokens, min(max_model_len, num_blocks * block_size) - CONTEXT - 1)
+    sizes = [size for size in PROMPT_SIZES if size <= most]
+    if not sizes:
+        return NO_DRAFTS
+    runner.read(runner.enqueue(_first_batch(block_size, CONTEXT + sizes[-1])))
+    times: list[float] = []
+    for size in sizes:
+        batch = Batch(slots=[0], num_computed=[CONTEXT], num_new=[size], is_sampled=[True])
+        times.append(min(_seconds(runner, batch) for _ in range(REPEATS)))
+        if times[-1] > LONGEST_STEP_S and len(times) > 1:
+            break
+    return StepCosts(tuple(sizes[: len(times)]), tuple(seconds / times[0] for seconds in times))
 
 
 def measure_draft_costs(runner: Runner[ResultsT], *, max_model_len: int, block_size: int) -> StepCosts | None:
@@ -40,9 +64,9 @@ def measure_draft_costs(runner: Runner[ResultsT], *, max_model_len: int, block_s
     return StepCosts(SIZES, tuple(max(0.0, seconds / step) for seconds in times))
 
 
-def _first_batch(block_size: int) -> Batch:
-    """All that comes before the step that is measured."""
-    num_blocks = -(-NUM_TOKENS // block_size)
+def _first_batch(block_size: int, num_tokens: int = NUM_TOKENS) -> Batch:
+    """All that comes before the step that is measured, up to which there will be so many tokens."""
+    num_blocks = -(-num_tokens // block_size)
     params = SamplingParams(max_tokens=SIZES[-1], temperature=0)
     return Batch(
         slots=[0],

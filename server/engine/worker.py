@@ -40,7 +40,7 @@ from server.engine.messages import (
     WorkerConfig,
 )
 from server.engine.scheduler import SchedulerLimits
-from server.engine.step_costs import measure_draft_costs, measure_step_costs
+from server.engine.step_costs import measure_draft_costs, measure_prompt_costs, measure_step_costs
 
 PR_SET_PDEATHSIG = 1
 # While nothing runs, how often to look whether a grammar is ready.
@@ -142,6 +142,13 @@ def _limits(config: WorkerConfig, runner: ModelRunner, model: ModelInfo) -> Sche
         prefix_caching=config.prefix_caching,
         step_costs=costs,
         draft_costs=draft_costs,
+        prompt_costs=measure_prompt_costs(
+            runner,
+            max_model_len=model.max_model_len,
+            max_step_tokens=model.max_step_tokens,
+            num_blocks=model.num_blocks,
+            block_size=model.block_size,
+        ),
     )
 
 

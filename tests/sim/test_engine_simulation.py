@@ -33,6 +33,7 @@ class Simulation:
             prefix_caching=rng.random() < 0.8,
             step_costs=StepCosts((1, 8, 32), (1.0, 1.1, rng.choice([1.2, 4.0]))) if rng.random() < 0.7 else NO_DRAFTS,
             draft_costs=StepCosts((1, 4, 16), (0.05, 0.06, 0.1)) if rng.random() < 0.5 else None,
+            prompt_costs=StepCosts((1, 8), (1.0, rng.choice([1.1, 2.0, 8.0]))) if rng.random() < 0.7 else NO_DRAFTS,
         )
         self.is_asynchronous = is_asynchronous
         self.start_worker()
