@@ -18,6 +18,12 @@ class HttpProtocol(H11Protocol):
         super().__init__(*arguments, **named)
         self.conn = ChunkingConnection(h11.SERVER, MAX_HEAD_BYTES)
 
+    def shutdown(self) -> None:
+        """End the connection with the answer that is being sent; at once while a request is still to come."""
+        super().shutdown()
+        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_started:
+            self.transport.close()
+
 
 class ChunkingConnection(h11.Connection):
     """h11's connection, which frames the pieces of a chunked body itself.

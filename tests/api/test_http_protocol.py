@@ -77,3 +77,18 @@ def test_a_body_of_two_lengths_is_refused_and_what_follows_is_no_request() -> No
     whole = asyncio.run(answer())
     assert whole.startswith(b"HTTP/1.1 400 ")
     assert whole.count(b"HTTP/1.1") == 1
+
+
+def test_the_end_of_the_server_waits_for_no_request_that_is_still_to_come() -> None:
+    async def answer() -> bytes:
+        async with listening(serve().app) as url:
+            reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+            writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n")
+            writer.write(b"Content-Type: application/json\r\n\r\n")
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"{")
+        rest = await reader.read()
+        writer.close()
+        return rest
+
+    assert asyncio.run(answer()) == b""
