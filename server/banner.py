@@ -1,12 +1,17 @@
 """What the server prints once it is ready."""
 
+from collections.abc import Mapping
+
 from model.description import DraftInfo, ModelInfo
 from server.settings import Settings
 from server.version import VERSION
 
 
-def banner(settings: Settings, info: ModelInfo, address: tuple[str, int]) -> str:
-    """What is served where, and a line to paste. `address` is what the server listens on."""
+def banner(settings: Settings, info: ModelInfo, address: tuple[str, int], start_s: Mapping[str, float]) -> str:
+    """What is served where, and a line to paste. `address` is what the server listens on.
+
+    `start_s`: the seconds of the start by its phases.
+    """
     url = _url(*address) + settings.root_path
     key = ' -H "Authorization: Bearer YOUR-KEY"' if settings.api_key else ""
     quantized = "" if info.quantization == "none" else f" with {info.quantization} weights"
@@ -22,6 +27,7 @@ def banner(settings: Settings, info: ModelInfo, address: tuple[str, int]) -> str
         **({} if info.draft is None else {"drafts": _draft(info.draft)}),
         **({"proved": f"{proved}, at the start"} if proved else {}),
         **({} if info.decode_mbu is None else {"decode": f"at {info.decode_mbu:.0%} of the memory's bandwidth"}),
+        "start": f"{sum(start_s.values()):.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in start_s.items()),
         "API": f"{url}/v1",
         "docs": f"{url}/docs",
     }

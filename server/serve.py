@@ -67,6 +67,7 @@ Connect = Callable[[WorkerConfig], WorkerConnection]
 
 def serve(settings: Settings, connect: Connect = Connection) -> int:
     """Serve until a signal comes. Returns the process's exit code. `connect` starts a worker."""
+    began = time.monotonic()
     for number in STOP_SIGNALS:
         # Until the service handles them: process 1 would ignore SIGTERM, and Ctrl-C would print a traceback.
         signal.signal(number, _exit)
@@ -77,7 +78,7 @@ def serve(settings: Settings, connect: Connect = Connection) -> int:
         with contextlib.ExitStack() as cleanup:
             service = _set_up_service(settings, connect, cleanup)
             _keep_pauses_short()
-            return uvloop.run(service.run())
+            return uvloop.run(service.run(began))
     except CannotStart as error:
         return _refuse(str(error), EXIT_CANNOT_START)
     except ModelError as error:
@@ -144,12 +145,12 @@ class _Service:
             )
         )
 
-    async def run(self) -> int:
-        """Listen, report the start, serve, drain. Returns the exit code."""
+    async def run(self, began: float) -> int:
+        """Listen, report the start, serve, drain. Returns the exit code. `began`: when, on the monotonic clock."""
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
-        report = asyncio.create_task(self._report_start())
+        report = asyncio.create_task(self._report_start(began))
         await self._http.serve(sockets=[self._listener])
         report.cancel()
         if self._drain is None and self._engine.model is None:
@@ -178,11 +179,14 @@ class _Service:
         finally:
             self._http.should_exit = True
 
-    async def _report_start(self) -> None:
+    async def _report_start(self, began: float) -> None:
         """Show the progress of the start, then what is served where; end the server if the model can't be served."""
         is_terminal = sys.stderr.isatty()
         shown = ""
+        seconds: dict[str, float] = {}
+        """By phase."""
         while (status := self._engine.status).phase == "starting":
+            seconds[status.detail] = time.monotonic() - began - sum(seconds.values()) + seconds.get(status.detail, 0.0)
             # A terminal sees every percent on one line, a log each phase once.
             line = f"{status.detail} {status.fraction:.0%}" if is_terminal else status.detail
             if line != shown:
@@ -194,7 +198,8 @@ class _Service:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
         if self._engine.model is not None:
             warn_of_what_is_off(self._engine.model)
-            print(banner(self._settings, self._engine.model, self._listener.getsockname()[:2]), flush=True)
+            address = self._listener.getsockname()[:2]
+            print(banner(self._settings, self._engine.model, address, seconds), flush=True)
         elif status.phase == "dead":
             _refuse(status.detail, EXIT_CANNOT_SERVE_MODEL)
             self._http.should_exit = True

@@ -34,10 +34,11 @@ INFO = ModelInfo(
 
 
 def test_the_banner_names_what_was_proved_and_the_speed_reached():
-    text = banner(Settings(), INFO, ("127.0.0.1", 8000))
+    text = banner(Settings(), INFO, ("127.0.0.1", 8000), {"loading weights": 1.24, "warming up": 0.5})
     assert "proved    overlapped steps, at the start" in text
     assert "decode    at 73% of the memory's bandwidth" in text
     assert "CUDA graphs" not in text
+    assert "start     1.7 s: loading weights 1.2, warming up 0.5" in text
 
 
 def test_what_is_switched_off_is_one_warning_each(caplog: pytest.LogCaptureFixture):

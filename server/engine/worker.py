@@ -82,13 +82,15 @@ def main() -> None:
     _end_with_parent()
     socket, config = Socket(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=WorkerConfig)
     try:
-        runner, model = build_runner(config.runner, _reporter(socket))
+        report = _reporter(socket)
+        runner, model = build_runner(config.runner, report)
     except ModelError as error:
         socket.send(Failed(" ".join(str(error).split())))
         Event().wait()  # until the client has read why, and closes our input
         return
     if runner.is_asynchronous:
         model = msgspec.structs.replace(model, decode_mbu=_decode_mbu(config, runner, model))
+    report("measuring steps", 0.0)
     limits = _limits(config, runner, model)
     engine = Engine(runner, limits, model.max_model_len, frozenset(model.eos_token_ids))
     socket.send(Ready(model))
