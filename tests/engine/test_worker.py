@@ -95,7 +95,7 @@ def test_the_worker_tells_its_progress_and_is_ready_once_it_has_run_a_step():
         *before, ready = await until_ready(connection)
         phases = [message.phase for message in before if isinstance(message, Loading)]
         assert len(phases) == len(before)
-        assert list(dict.fromkeys(phases)) == ["loading weights", "warming up"]
+        assert list(dict.fromkeys(phases)) == ["loading weights", "warming up", "measuring steps"]
         assert isinstance(ready, Ready)
         assert ready.model.max_model_len == 256
         assert len(await complete(connection, 1)) == 5
