@@ -111,12 +111,14 @@ def _all_but(names: list[str], others: Any) -> str | None:
         # These fit it too.
         return ""
     beginnings: dict[str, set[str]] = {}
+    num_characters = 0
     for name in names:
-        for length, letter in enumerate(name):
-            beginnings.setdefault(name[:length], set()).add(letter)
-        beginnings.setdefault(name, set())
-    if sum(map(len, beginnings)) > _MAX_OTHER_NAMES:
-        return None
+        for length in range(len(name) + 1):
+            beginning = name[:length]
+            num_characters += 0 if beginning in beginnings else length
+            if num_characters > _MAX_OTHER_NAMES:  # looked at here, for one long name would fill the memory
+                return None
+            beginnings.setdefault(beginning, set()).update(name[length : length + 1])
     listed = set(names)
     options = [
         f"{_literal(beginning)}(?:{_none_of(letters)}.*{'' if beginning in listed else '|'})"

@@ -84,7 +84,10 @@ class Settings(BaseSettings):
     )
     enable_prefix_caching: bool = Field(True, description="Reuse the KV cache of prompts that begin alike")
     num_threads: int | None = Field(
-        None, ge=1, description="Threads to compute with on a CPU. Default: the cores that this container may use"
+        None,
+        ge=1,
+        le=1024,
+        description="Threads to compute with on a CPU. Default: the cores that this container may use",
     )
 
     tool_call_parser: Literal["auto", "hermes", "llama3_json", "mistral", "mistral_array", "pythonic"] = Field(

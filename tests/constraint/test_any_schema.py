@@ -1,6 +1,7 @@
 """Whatever the schema and whatever is drawn, a complete text fits, or the schema was refused with a place."""
 
 import json
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -85,6 +86,17 @@ def test_what_the_library_takes_but_does_not_enforce_is_refused_or_a_warning(sch
     warnings = schema_form(schema, "guided_json", is_lenient=True).warnings
     assert len(warnings) == 1
     assert warnings[0].startswith(place)
+
+
+def test_a_long_name_takes_no_more_memory_than_its_length() -> None:
+    schema = {"properties": {"x" * 20_000: {}}, "additionalProperties": {"type": "null"}}
+    tracemalloc.start()
+    try:
+        schema_form(schema, "guided_json", is_lenient=True)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 2**20
 
 
 def test_a_keyword_within_a_value_or_a_name_is_none() -> None:
