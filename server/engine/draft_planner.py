@@ -85,9 +85,14 @@ class DraftPlanner:
                 (late if offer.lag > MAX_LAG else offers).append(offer)
         if not offers and not late:
             return {}
+        is_catching_up = bool(late) and self._is_worth_catching_up(late, offers, running)
         length, chosen = self._choose(offers, len(running))
+        # While others catch up, these wait for them: together they may be worth what each alone is not.
+        for offer in [] if is_catching_up else [*offers, *late]:
+            if offer.lag and offer not in chosen:
+                offer.record.pause()
         drafts = {offer.sequence_id: offer.draft(length) for offer in chosen}
-        if late and self._is_worth_catching_up(late, offers, running):
+        if is_catching_up:
             first = late[0]
             drafts[first.sequence_id] = Draft([], Proposal(first.start, min(first.lag, self._max_step_tokens)))
         return drafts
@@ -136,9 +141,6 @@ class DraftPlanner:
             length_of_all, speedup_of_all = best_length(offers, num_rows, self._costs, self._draft_costs)
             if speedup_of_all > speedup:
                 return length_of_all, offers
-            for offer in offers:
-                if offer.lag:
-                    offer.record.pause()
         return length, from_text if length else []
 
     def _is_worth_catching_up(self, late: list[Offer], offers: list[Offer], running: Several[Sequence]) -> bool:
@@ -154,10 +156,7 @@ class DraftPlanner:
         _, speedup = best_length([*offers, *in_time], len(running), self._costs, self._draft_costs)
         num_steps = min(sequence.num_generated, sequence.params.max_tokens - sequence.num_generated)
         saved = (1 - 1 / speedup) * num_steps * self._costs.at(len(running))
-        if saved < self._draft_costs.at(first.lag):
-            first.record.pause()
-            return False
-        return True
+        return saved >= self._draft_costs.at(first.lag)
 
 
 def best_length(

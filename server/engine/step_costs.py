@@ -1,6 +1,7 @@
 """Measures what a step costs by its number of tokens, on the device and the model as they are."""
 
 import time
+from itertools import accumulate
 
 from model.batch import Batch, Join, Proposal, SamplingParams
 from server.engine.drafting import NO_DRAFTS, StepCosts
@@ -13,6 +14,7 @@ REPEATS = 3
 # Of a prompt; more are not tried once a step takes longer than this, but taken to cost as much again.
 PROMPT_SIZES = (1, 16, 64, 256, 1024, 4096)
 LONGEST_STEP_S = 0.1
+NUM_GUESSES = 4
 
 
 def measure_step_costs(runner: Runner[ResultsT], *, max_model_len: int, block_size: int) -> StepCosts:
@@ -23,7 +25,7 @@ def measure_step_costs(runner: Runner[ResultsT], *, max_model_len: int, block_si
     if max_model_len <= NUM_TOKENS:
         return NO_DRAFTS
     runner.read(runner.enqueue(_first_batch(block_size)))
-    times = [_step_time(runner, size) for size in SIZES]
+    times = _step_times(runner, [_step(size - 1) for size in SIZES])
     return StepCosts(SIZES, tuple(seconds / times[0] for seconds in times))
 
 
@@ -58,10 +60,12 @@ def measure_draft_costs(runner: Runner[ResultsT], *, max_model_len: int, block_s
     first = _first_batch(block_size)
     first.proposals[0] = Proposal(0, CONTEXT)
     runner.read(runner.enqueue(first))
-    # Both verify one guess; the draft model makes the one, after having computed so many tokens.
-    given, step = _step_time(runner, 2), _step_time(runner, 1)
-    times = [_step_time(runner, 2, Proposal(CONTEXT + 1 - size, size, 1)) - given for size in SIZES]
-    return StepCosts(SIZES, tuple(max(0.0, seconds / step) for seconds in times))
+    # Differences of times are rough, so several steps are in them: guesses given, and made after 1, 4 and 16 tokens.
+    proposals = [Proposal(CONTEXT + 1 - size, size, NUM_GUESSES) for size in SIZES]
+    alone, given, *made = _step_times(runner, [_step(0), _step(NUM_GUESSES), *map(_proposing_step, proposals)])
+    one = (made[0] - given) / NUM_GUESSES
+    costs = [max(0.0, one + seconds - made[0]) / alone for seconds in made]
+    return StepCosts(SIZES, tuple(accumulate(costs, max)))
 
 
 def _first_batch(block_size: int, num_tokens: int = NUM_TOKENS) -> Batch:
@@ -80,14 +84,24 @@ def _first_batch(block_size: int, num_tokens: int = NUM_TOKENS) -> Batch:
     )
 
 
-def _step_time(runner: Runner[ResultsT], num_tokens: int, proposal: Proposal | None = None) -> float:
-    """Seconds, at best, of a step that verifies all but one of its tokens: given ones, or those proposed."""
-    batch = Batch(slots=[0], num_computed=[CONTEXT], num_new=[num_tokens], is_sampled=[True])
-    if proposal is not None:
-        batch.proposals[0] = proposal
-    elif num_tokens > 1:
-        batch.drafts[0] = [0] * (num_tokens - 1)
-    return min(_seconds(runner, batch) for _ in range(REPEATS))
+def _step(num_drafts: int) -> Batch:
+    batch = Batch(slots=[0], num_computed=[CONTEXT], num_new=[1 + num_drafts], is_sampled=[True])
+    if num_drafts:
+        batch.drafts[0] = [0] * num_drafts
+    return batch
+
+
+def _proposing_step(proposal: Proposal) -> Batch:
+    batch = _step(0)
+    batch.num_new[0] += proposal.num_tokens
+    batch.proposals[0] = proposal
+    return batch
+
+
+def _step_times(runner: Runner[ResultsT], batches: list[Batch]) -> list[float]:
+    """Seconds that each takes at best, measured in turn: what else the machine does slows all of them."""
+    rounds = [[_seconds(runner, batch) for batch in batches] for _ in range(REPEATS)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def _seconds(runner: Runner[ResultsT], batch: Batch) -> float:

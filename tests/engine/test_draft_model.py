@@ -171,6 +171,21 @@ def test_a_long_prompt_is_computed_once_the_text_has_shown_to_be_long() -> None:
     assert planner(dear).plan([sequence(prompt_ids, 100, max_tokens=103)]) == {}, "too little is left of it"
 
 
+def test_sequences_whose_guesses_are_only_worth_it_together_wait_for_each_other() -> None:
+    costs = StepCosts((1, 4, 16), (1.0, 1.1, 1.7))
+    draft_costs = StepCosts((1, 4, 16), (0.1, 0.1, 0.1))
+    four = DraftPlanner(costs, draft_costs, block_size=BLOCK, max_step_tokens=64)
+    running = [sequence(list(range(1000 * i, 1000 * i + 60)), 30) for i in range(4)]
+    for number, one in enumerate(running):
+        one.id = number
+    for one in running:
+        (draft,) = (draft for draft in four.plan(running).values() if not draft.num_tokens)
+        assert draft.proposal is not None
+        four.note_computed(one, draft.proposal)
+        one.token_ids.append(10_000)
+    assert [draft.num_tokens > 0 for draft in four.plan(running).values()] == [True] * 4
+
+
 def test_what_it_has_computed_for_others_is_found_until_it_is_overwritten() -> None:
     both = planner()
     token_ids = list(range(MAX_LAG + 2 * BLOCK + 1))
