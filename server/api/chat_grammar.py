@@ -1,7 +1,7 @@
 """The grammar of a chat's answer, from its tools, the form it asks for and the thoughts that may come first."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from server.api.grammars import GrammarDoor
 from server.api.keyword_grammar import keyword_term
 from server.errors import InvalidRequest
 from server.protocol.structured import MAX_GRAMMAR_CHARS, Form, schema_form
-from server.protocol.tools import Offer, ToolUse
+from server.protocol.tools import ToolUse
 from server.served import ServedModel
 from server.text.answer_grammar import AnswerRules, answer_grammar
 from server.text.channels import ChannelPlan
@@ -39,7 +39,7 @@ async def answer_form(
     if form is not None and not tools.offers and not (is_json and plan.tags is not None):
         # Only a JSON form can be told from thoughts before it: with another one there are none.
         return AnswerForm(form.grammar, replace(plan, tags=None), warnings)
-    alone = [_alone(offer) for offer in tools.offers]
+    alone = list(_alone(tools))
     names = [offer.function.name for offer in tools.offers]
     tool_format, terms = _terms(plan.tool_format, [its_form.grammar for its_form in alone])
     answer = _term(form.grammar) if form is not None and is_json else None
@@ -49,7 +49,7 @@ async def answer_form(
     if text is None or not (tools.is_required or form is not None or model.tokenizer.has_byte_tokens):
         return AnswerForm(None, plan, warnings)
     if len(text) > MAX_GRAMMAR_CHARS:
-        raise InvalidRequest(f"the tools have more than {MAX_GRAMMAR_CHARS} characters", param=tools.param)
+        raise _too_large(tools)
     whole = Form(form.param if form is not None and not tools.offers else tools.param, Grammar("ebnf", text))
     try:
         warnings += await door.check(whole, model)
@@ -70,10 +70,20 @@ def _check_mix(plan: ChannelPlan, form: Form) -> None:
     )
 
 
-def _alone(offer: Offer) -> Form:
-    """The form of a tool's arguments. Raises InvalidRequest for a schema beyond the limits."""
-    schema = {"type": "object", **offer.function.parameters}
-    return schema_form(schema, offer.schema_path, is_lenient=not offer.function.strict)
+def _alone(tools: ToolUse) -> Iterator[Form]:
+    """The form of each tool's arguments. Raises InvalidRequest for schemas beyond the limits, alone or together."""
+    num_characters = 0
+    for offer in tools.offers:
+        schema = {"type": "object", **offer.function.parameters}
+        form = schema_form(schema, offer.schema_path, is_lenient=not offer.function.strict)
+        num_characters += len(form.grammar.text)
+        if num_characters > MAX_GRAMMAR_CHARS:
+            raise _too_large(tools)
+        yield form
+
+
+def _too_large(tools: ToolUse) -> InvalidRequest:
+    return InvalidRequest(f"the tools have more than {MAX_GRAMMAR_CHARS} characters", param=tools.param)
 
 
 def _terms(tool_format: ToolFormat | None, grammars: Sequence[Grammar]) -> tuple[ToolFormat | None, list[str]]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from model.grammar import Grammar, json_term
+from server.protocol.structured import MAX_GRAMMAR_CHARS
 
 # What a schema of arguments may say that this can write: which properties there are, and what each is like.
 _PLAIN = {"type", "properties", "required", "additionalProperties", "title", "description", "$schema"}
@@ -21,6 +22,9 @@ def keyword_term(grammar: Grammar) -> str | None:
     if schema.keys() - _PLAIN - _DEFINITIONS or schema.get("additionalProperties") is not False:
         return None
     if not isinstance(properties, dict) or _OTHER_REFERENCE.search(grammar.text):
+        return None
+    # Each is written with all definitions, and optional ones with all that may follow.
+    if len(properties) * len(grammar.text) > MAX_GRAMMAR_CHARS:
         return None
     if not all(_NAME.fullmatch(name) and isinstance(inner, dict) for name, inner in properties.items()):
         return None

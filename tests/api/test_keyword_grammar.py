@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from model.grammar import Grammar
 from server.api.keyword_grammar import keyword_term
+from server.protocol.structured import MAX_GRAMMAR_CHARS
 from tests.constraint.walks import compiled, write
 from tests.text.splitting import split
 
@@ -70,3 +71,11 @@ def test_any_choice_of_optional_keywords_can_be_written() -> None:
 )
 def test_a_schema_that_says_more_has_no_keywords(schema: dict) -> None:
     assert keyword_term(Grammar("json_schema", json.dumps(schema))) is None
+
+
+def test_no_term_is_longer_than_a_grammar_may_be() -> None:
+    term = keyword_term(Grammar("json_schema", json.dumps(schema_of([{}] * 40, 0))))
+    assert term is not None
+    assert len(term) <= MAX_GRAMMAR_CHARS
+    for schema in (schema_of([{}] * 1000, 0), schema_of([{}] * 30, 30) | {"definitions": {"x" * 9000: {}}}):
+        assert keyword_term(Grammar("json_schema", json.dumps(schema))) is None

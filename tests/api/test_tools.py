@@ -514,3 +514,13 @@ def test_the_official_client_reads_calls_and_thoughts() -> None:
             await client.chat.completions.create(**{**fields, "messages": [*fields["messages"], message, result]})
 
     asyncio.run(use())
+
+
+def test_tools_are_refused_that_are_too_large_together() -> None:
+    properties = {f"p{index}": {"type": "string"} for index in range(3000)}
+    functions = [
+        {"name": f"f{index}", "parameters": {"type": "object", "properties": properties}} for index in range(4)
+    ]
+    body = {"messages": [{"role": "user", "content": "hi"}], "tools": [{"function": one} for one in functions]}
+    error = refused(ask(tool_server("Yes.", "unknown", tool_call_parser="pythonic", max_model_len=10**6), PATH, body))
+    assert (error["param"], error["message"][:19]) == ("tools", "the tools have more")
