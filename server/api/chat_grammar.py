@@ -1,8 +1,10 @@
 """The grammar of a chat's answer, from its tools, the form it asks for and the thoughts that may come first."""
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from model.grammar import Grammar, json_term
@@ -39,18 +41,16 @@ async def answer_form(
     if form is not None and not tools.offers and not (is_json and plan.tags is not None):
         # Only a JSON form can be told from thoughts before it: with another one there are none.
         return AnswerForm(form.grammar, replace(plan, tags=None), warnings)
-    alone = list(_alone(tools))
-    names = [offer.function.name for offer in tools.offers]
-    tool_format, terms = _terms(plan.tool_format, [its_form.grammar for its_form in alone])
-    answer = _term(form.grammar) if form is not None and is_json else None
-    parameters = dict(zip(names, terms, strict=True))
-    rules = AnswerRules(replace(plan, tool_format=tool_format), parameters, tools.is_required, answer)
+    write = partial(_written, plan, tools, form if is_json else None)
+    # In a thread: written out, a schema may be two hundred times as long.
+    alone, rules = await asyncio.to_thread(write) if tools.offers or is_json else write()
     text = answer_grammar(rules, model.tokenizer.ids_of(plan.marks))
     if text is None or not (tools.is_required or form is not None or model.tokenizer.has_byte_tokens):
         return AnswerForm(None, plan, warnings)
+    param = form.param if form is not None and not tools.offers else tools.param
     if len(text) > MAX_GRAMMAR_CHARS:
-        raise _too_large(tools)
-    whole = Form(form.param if form is not None and not tools.offers else tools.param, Grammar("ebnf", text))
+        raise _too_large(param)
+    whole = Form(param, Grammar("ebnf", text))
     try:
         warnings += await door.check(whole, model)
     except InvalidRequest:
@@ -70,6 +70,16 @@ def _check_mix(plan: ChannelPlan, form: Form) -> None:
     )
 
 
+def _written(plan: ChannelPlan, tools: ToolUse, form: Form | None) -> tuple[list[Form], AnswerRules]:
+    """The forms of the tools' arguments, and with them what the answer must be. `form`: of JSON."""
+    alone = list(_alone(tools))
+    names = [offer.function.name for offer in tools.offers]
+    tool_format, terms = _terms(plan.tool_format, [its_form.grammar for its_form in alone])
+    parameters = dict(zip(names, terms, strict=True))
+    answer = None if form is None else _term(form.grammar)
+    return alone, AnswerRules(replace(plan, tool_format=tool_format), parameters, tools.is_required, answer)
+
+
 def _alone(tools: ToolUse) -> Iterator[Form]:
     """The form of each tool's arguments. Raises InvalidRequest for schemas beyond the limits, alone or together."""
     num_characters = 0
@@ -78,12 +88,12 @@ def _alone(tools: ToolUse) -> Iterator[Form]:
         form = schema_form(schema, offer.schema_path, is_lenient=not offer.function.strict)
         num_characters += len(form.grammar.text)
         if num_characters > MAX_GRAMMAR_CHARS:
-            raise _too_large(tools)
+            raise _too_large(tools.param)
         yield form
 
 
-def _too_large(tools: ToolUse) -> InvalidRequest:
-    return InvalidRequest(f"the tools have more than {MAX_GRAMMAR_CHARS} characters", param=tools.param)
+def _too_large(param: str) -> InvalidRequest:
+    return InvalidRequest(f"written out it has more than {MAX_GRAMMAR_CHARS} characters", param=param)
 
 
 def _terms(tool_format: ToolFormat | None, grammars: Sequence[Grammar]) -> tuple[ToolFormat | None, list[str]]:

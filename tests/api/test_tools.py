@@ -523,4 +523,16 @@ def test_tools_are_refused_that_are_too_large_together() -> None:
     ]
     body = {"messages": [{"role": "user", "content": "hi"}], "tools": [{"function": one} for one in functions]}
     error = refused(ask(tool_server("Yes.", "unknown", tool_call_parser="pythonic", max_model_len=10**6), PATH, body))
-    assert (error["param"], error["message"][:19]) == ("tools", "the tools have more")
+    assert error["param"] == "tools"
+
+
+def test_a_form_is_named_that_is_too_large_written_out() -> None:
+    names = {f"{index:050d}": {"type": "object", "properties": {f"{index:080d}": {}}} for index in range(40)}
+    schema = {"type": "object", "properties": names} | {"$defs": {"s": {"type": "null"}}}
+    for inner in names.values():
+        inner["additionalProperties"] = {"$ref": "#/$defs/s"}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    body = {"messages": [{"role": "user", "content": "hi"}], "response_format": form}
+    error = refused(ask(tool_server("{}", "thinking", max_model_len=10**6), PATH, body))
+    assert error["param"] == "response_format.json_schema.schema"
+    assert error["message"].startswith("written out it has more than")
