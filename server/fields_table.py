@@ -95,7 +95,7 @@ def _section(title: str, all_rows: Iterator[Row], openai_fields: frozenset[str])
     ordered = sorted(all_rows, key=lambda row: row.name)
     of_openai = [row for row in ordered if row.name.split(".")[0] in openai_fields]
     others = [row for row in ordered if row not in of_openai]
-    return f"## {title}\n\n{_table(of_openai)}\n\nBeyond OpenAI's:\n\n{_table(others)}\n"
+    return f"## {title}\n\n{_table(of_openai)}\n\nBeyond what OpenAI's takes here:\n\n{_table(others)}\n"
 
 
 def _table(lines: list[Row]) -> str:

@@ -5,10 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET
 from pydantic import BeforeValidator, Field, JsonValue
+from pydantic_core import PydanticCustomError
 
 from server.errors import InvalidRequest
 from server.protocol.chat_answer import ServiceTierField
-from server.protocol.common import GenerationRequest, Limits, Name, TokenCount
+from server.protocol.common import GenerationRequest, Limits, MaxTokens, Name, TokenCount
 from server.protocol.metadata import Metadata
 from server.protocol.refused import CHAT
 from server.protocol.tools import (
@@ -26,10 +27,16 @@ from server.protocol.tools import (
 from server.protocol.wire import Refusal, WireModel
 
 
+def _only_text(kind: Any) -> Any:
+    if isinstance(kind, str) and kind not in ("text", "refusal"):
+        raise PydanticCustomError("part", "the model reads text only, in parts of the type 'text' or 'refusal'")
+    return kind
+
+
 class ContentPart(WireModel):
     """A part of a message's content. The model reads text; a refusal is text too."""
 
-    type: Literal["text", "refusal"]
+    type: Annotated[Literal["text", "refusal"], BeforeValidator(_only_text)]
     """What kind of part it is."""
     text: str = ""
     """The text of a text part."""
@@ -64,7 +71,7 @@ class Message(WireModel):
     reasoning_content: str | None = None
     """What the assistant thought, for templates that show it."""
     reasoning: str | None = None
-    """The same, by its other name."""
+    """`reasoning_content` by its other name."""
     parsed: JsonValue = None
     """Accepted: the content as OpenAI's clients have parsed it, which they send back beside it."""
 
@@ -72,6 +79,27 @@ class Message(WireModel):
     def text(self) -> str:
         """All text of the content, one part a line."""
         return "\n".join(part.text or part.refusal for part in self.content) or self.refusal
+
+    def check(self, path: str) -> None:
+        """Raise InvalidRequest where something is missing that the role needs. `path`: where the message stands."""
+        if self.role == "tool" and self.tool_call_id is None:
+            raise _missing(f"{path}.tool_call_id", "a tool's message says which call it answers")
+        if self.role == "function" and self.name is None:
+            raise _missing(f"{path}.name", "a function's message says which function it is")
+        if not self.content and not self._may_lack_content:
+            instead = " or tool_calls" if self.role == "assistant" else ""
+            raise _missing(f"{path}.content", f"a message of the role {self.role} needs content{instead}")
+        for position, call in enumerate(self.tool_calls):
+            call.check(f"{path}.tool_calls.{position}")
+
+    @property
+    def _may_lack_content(self) -> bool:
+        """A function's content may be null at OpenAI; an answer that ended among its thoughts has none."""
+        if self.role == "assistant":
+            return bool(
+                self.tool_calls or self.function_call or self.refusal or self.reasoning_content or self.reasoning
+            )
+        return self.role == "function"
 
     def for_template(self) -> dict[str, Any]:
         """The message as chat templates expect it."""
@@ -86,6 +114,11 @@ class Message(WireModel):
             "reasoning_content": self.reasoning_content or self.reasoning,
         }
         return message | {key: value for key, value in optional.items() if value is not None}
+
+
+def _missing(path: str, why: str) -> InvalidRequest:
+    # Clients show the message, and many of them nothing else.
+    return InvalidRequest(f"{path}: {why}", param=path)
 
 
 _TEMPLATE_ROLES = {"developer": "system", "function": "tool"}
@@ -131,8 +164,7 @@ class Conversation(WireModel):
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidRequest("not together with add_generation_prompt", param="continue_final_message")
         for index, message in enumerate(self.messages):
-            for position, call in enumerate(message.tool_calls):
-                call.check(f"messages.{index}.tool_calls.{position}")
+            message.check(f"messages.{index}")
 
 
 # The part of an answer's tokens that may be thoughts.
@@ -163,12 +195,14 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     prompt_field: ClassVar[str] = "messages"
     logprobs_field: ClassVar[str] = "top_logprobs"
 
-    max_completion_tokens: TokenCount | None = None
+    max_completion_tokens: MaxTokens | None = None
     """Most tokens to generate for each choice; by default, whatever the context leaves."""
+    max_tokens: MaxTokens | None = None
+    """The older name of `max_completion_tokens`."""
     logprobs: bool = False
     """List the log-probability of each token."""
     top_logprobs: int | None = Field(None, ge=0, le=100)
-    """How many alternatives to list with each; needs `logprobs`."""
+    """How many alternatives to list with each, at most the server's `--max-logprobs`; needs `logprobs`."""
     tool_choice: ToolChoiceField | None = None
     """Whether a tool is called and which; by default as the model likes."""
     parallel_tool_calls: bool = True
@@ -245,10 +279,9 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
         self.check_prompt()
         if self.functions and self.tools:
             raise InvalidRequest("functions is an older name of tools; give one", param="functions")
-        name = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-        if self.wanted_tokens == 0:
-            raise InvalidRequest(f"{name} is at least 1", param=name)
         if self.max_tokens not in (None, self.wanted_tokens):
-            raise InvalidRequest("max_tokens is an older name of max_completion_tokens; give one", param=name)
+            raise InvalidRequest(
+                "max_tokens is an older name of max_completion_tokens; give one", param="max_completion_tokens"
+            )
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")

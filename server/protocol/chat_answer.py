@@ -71,7 +71,7 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_content: str | UnsetType = UNSET
     """What the model thought, if its chat template has tags for that."""
     reasoning: str | UnsetType = UNSET
-    """The same, by its other name."""
+    """`reasoning_content` by its other name."""
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from server.protocol.wire import WireModel
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
+MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Name = Annotated[str, Field(max_length=256)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -98,8 +99,8 @@ class GenerationRequest(StructuredFields):
     stream_options: StreamOptions | None = None
     """Further wishes about a stream."""
     prompt_logprobs: int | None = Field(None, ge=0, le=100)
-    """List the log-probability of each token of the prompt, and this many alternatives; not in a stream. `rank` is
-    null for a token that is not among them."""
+    """List the log-probability of each token of the prompt, and this many alternatives, at most the server's
+    `--max-logprobs`; not in a stream. `rank` is null for a token that is not among them."""
     return_token_ids: bool = False
     """Give the ids of the prompt's and the answer's tokens too."""
     return_tokens_as_token_ids: bool = False
@@ -121,7 +122,7 @@ class GenerationRequest(StructuredFields):
     user: str | None = Field(None, max_length=512)
     """Who asks, for your log search: only a hash of it is logged."""
     safety_identifier: str | None = Field(None, max_length=64)
-    """The same, by OpenAI's newer name."""
+    """OpenAI's newer name of `user`: logged as a hash too."""
     include_warnings: bool = False
     """Name fields without effect in the body as well, not only in the header x-nexttoken-warnings."""
 
@@ -163,10 +164,11 @@ class GenerationRequest(StructuredFields):
             raise InvalidRequest("it needs include_usage: true", param="stream_options.continuous_usage_stats")
         if self.n > limits.max_choices:
             raise InvalidRequest(f"n is at most {limits.max_choices} on this server", param="n")
-        if (self.num_logprobs or 0) > limits.max_logprobs:
-            raise InvalidRequest(f"at most {limits.max_logprobs} on this server", param=self.logprobs_field)
-        if (self.prompt_logprobs or 0) > limits.max_logprobs:
-            raise InvalidRequest(f"at most {limits.max_logprobs} on this server", param="prompt_logprobs")
+        for name, count in ((self.logprobs_field, self.num_logprobs), ("prompt_logprobs", self.prompt_logprobs)):
+            if (count or 0) > limits.max_logprobs:
+                raise InvalidRequest(
+                    f"{name} is at most {limits.max_logprobs} on this server (--max-logprobs)", param=name
+                )
         if self.prompt_logprobs is not None and self.stream:
             raise InvalidRequest("prompt_logprobs has no place in a stream", param="prompt_logprobs")
         if self.truncate_prompt_tokens == 0:

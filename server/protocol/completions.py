@@ -14,6 +14,7 @@ from server.protocol.common import (
     GenerationRequest,
     Limits,
     PromptLogprobs,
+    TokenCount,
     UsageField,
     Warnings,
     check_token_ids,
@@ -44,12 +45,14 @@ class CompletionRequest(GenerationRequest):
     """The body of `POST /v1/completions`."""
 
     refused: ClassVar[Mapping[str, Refusal]] = COMPLETIONS
-    default_max_tokens: ClassVar[int | None] = 16
+    default_max_tokens: ClassVar[int] = 16
 
     prompt: (
         Annotated[Prompts, BeforeValidator(_as_prompts, json_schema_input_type=str | list[int] | Prompts)] | None
     ) = None
     """A text, its token ids, or a list of these, each answered by itself; without one, from the model's first token."""
+    max_tokens: TokenCount = default_max_tokens
+    """Most tokens to generate for each choice; 0 only with `echo` or `prompt_logprobs`."""
     suffix: str | None = None
     """What comes after the text: the model fills the gap between prompt and suffix, if it has tokens for that."""
     best_of: int | None = Field(None, ge=0, le=128)
@@ -57,9 +60,14 @@ class CompletionRequest(GenerationRequest):
     echo: bool = False
     """Begin each text with the prompt."""
     logprobs: int | None = Field(None, ge=0, le=100)
-    """List the log-probability of each token, and this many alternatives."""
+    """List the log-probability of each token, and this many alternatives, at most the server's `--max-logprobs`."""
     add_special_tokens: bool = True
     """Let the tokenizer put its beginning-of-sequence token before a text."""
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """None for the default, which a full context may cut short."""
+        return self.max_tokens if "max_tokens" in self.model_fields_set else None
 
     @property
     def num_choices(self) -> int:

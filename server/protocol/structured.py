@@ -101,7 +101,7 @@ class StructuredFields(WireModel):
     response_format: ResponseFormat | None = None
     """What form the text must have."""
     structured_outputs: StructuredOutputs | None = None
-    """The same, with more kinds of forms."""
+    """What form the text must have, of more kinds than `response_format` knows."""
     guided_json: JsonSchema | str | None = None
     """An older name of `structured_outputs.json`."""
     guided_regex: Regex | None = None

@@ -199,6 +199,26 @@ def test_the_row_is_true(path: str, row: Row, tmp_path: Path) -> None:
         assert (without == given) == (row.status == "kept")
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "default", "values", "said"),
+    [
+        (COMPLETIONS, "max_tokens", "`16`", "integer 0 to 2^31-1", "0 only with `echo` or `prompt_logprobs`"),
+        (CHAT, "max_tokens", "", "integer 1 to 2^31-1", ""),
+        (CHAT, "max_completion_tokens", "", "integer 1 to 2^31-1", ""),
+        (COMPLETIONS, "logprobs", "", "integer 0 to 100", "--max-logprobs"),
+        (CHAT, "top_logprobs", "", "integer 0 to 100", "--max-logprobs"),
+    ],
+)
+def test_a_row_tells_the_limits_that_requests_meet(path: str, name: str, default: str, values: str, said: str) -> None:
+    (row,) = (row for of, row in table() if (of, row.name) == (path, name))
+    assert (row.default, row.values) == (default, values)
+    assert said in row.meaning
+
+
+def test_no_row_refers_to_its_neighbour_which_the_order_by_name_takes_away() -> None:
+    assert not [row.name for _, row in table() if row.meaning.startswith("The same,")]
+
+
 def test_every_field_of_openais_requests_has_its_row() -> None:
     for model, names in ((CompletionRequest, OPENAI_COMPLETION_FIELDS), (ChatCompletionRequest, OPENAI_CHAT_FIELDS)):
         assert names <= {row.name for row in rows(model)}

@@ -101,6 +101,18 @@ def test_a_value_out_of_range_is_refused_naming_the_field(path: str, field: str,
         pytest.param(CHAT, {"messages": [{"role": "robot", "content": ""}]}, "messages.0.role", id="in19"),
         pytest.param(CHAT, {"messages": [*MESSAGES, part("x")]}, "messages.1.content.0.type", id="in19"),
         pytest.param(CHAT, {"messages": [part("image_url")]}, "messages.0.content.0.type", id="nw05"),
+        *(
+            pytest.param(CHAT, {"messages": [*MESSAGES, message]}, f"messages.1.{member}", id="incomplete_message")
+            for message, member in (
+                *(({"role": role}, "content") for role in ("system", "developer", "user", "assistant")),
+                *(({"role": "user", "content": nothing}, "content") for nothing in (None, [])),
+                ({"role": "assistant", "tool_calls": []}, "content"),
+                ({"role": "tool", "tool_call_id": "1"}, "content"),
+                ({"role": "tool", "content": "x"}, "tool_call_id"),
+                ({"role": "function", "content": "x"}, "name"),
+            )
+        ),
+        pytest.param("/tokenize", {"messages": [{"role": "user"}]}, "messages.0.content", id="incomplete_message"),
         pytest.param(CHAT, {"chat_template_kwargs": {"tokenize": True}}, "messages", id="gr02"),
         pytest.param(CHAT, {"chat_template": "x"}, "chat_template", id="gr10"),
         pytest.param(
@@ -123,6 +135,37 @@ def test_the_message_names_the_field_to_clients_that_show_nothing_else() -> None
     assert refused(post(CHAT, temperature=3))["message"] == "temperature: Input should be less than or equal to 2"
     role = refused(ask(serve(), CHAT, {"messages": [{"role": "robot", "content": "Hi"}]}))
     assert role["message"].startswith("messages.0.role: Input should be 'system'")
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+def test_a_part_that_is_no_text_is_told_that_the_model_reads_text_only(kind: str) -> None:
+    error = refused(ask(serve(), CHAT, {"messages": [part(kind)]}))
+    assert error["message"].startswith("messages.0.content.0.type: the model reads text only")
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        {"tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"function_call": {"name": "f", "arguments": "{}"}},
+        {"refusal": "no"},
+        {"reasoning_content": "cut off while thinking"},
+    ],
+)
+def test_an_assistant_may_lack_content_where_it_has_something_else(instead: dict[str, Any]) -> None:
+    assert chat(serve(), messages=[*MESSAGES, {"role": "assistant", "content": None, **instead}, *MESSAGES])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {"logprobs": 21}),
+        (COMPLETIONS, {"prompt_logprobs": 21}),
+        (CHAT, {"logprobs": True, "top_logprobs": 21}),
+    ],
+)
+def test_a_limit_that_a_setting_makes_names_the_setting(path: str, body: dict[str, Any]) -> None:
+    assert refused(post(path, **body))["message"].endswith("is at most 20 on this server (--max-logprobs)")
 
 
 def integer_fields(model: type[WireModel]) -> list[str]:
@@ -238,7 +281,8 @@ def test_in18_null_within_messages_is_the_same_as_absent() -> None:
     turns = [
         {"role": "user", "content": "x", "name": None, "tool_calls": None, "refusal": None},
         {"role": "assistant", "content": None, "tool_calls": [call], "function_call": None, "audio": None},
-        {"role": "tool", "tool_call_id": "1", "content": None},
+        {"role": "tool", "tool_call_id": "1", "name": None, "content": "x"},
+        {"role": "function", "name": "f", "content": None},
     ]
     assert chat(serve(), messages=turns)["usage"]["prompt_tokens"] > 0
 
@@ -246,10 +290,11 @@ def test_in18_null_within_messages_is_the_same_as_absent() -> None:
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
 def test_in19_a_string_and_its_text_part_render_the_same(role: str) -> None:
     def ids(content: Any) -> Any:
-        return ask(serve(), "/tokenize", {"messages": [{"role": role, "content": content}]}).json()["tokens"]
+        message = {"role": role, "content": content, "tool_call_id": "1", "name": "f"}
+        return ask(serve(), "/tokenize", {"messages": [message]}).json()["tokens"]
 
     assert ids("x") == ids([{"type": "text", "text": "x"}])
-    assert ids([]) == ids("") == ids(None)
+    assert ids("") == ids([{"type": "text", "text": ""}])
     assert ids("a\nb") == ids([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])
 
 
