@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from server import cli
+from server import command_line
 from server.engine.messages import WorkerConfig
 from server.serve import worker_config
 from server.settings import Settings, read_settings, unknown_variables, variable
@@ -133,7 +133,7 @@ def test_the_model_can_be_given_by_place_or_by_flag(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("server.serve.serve", lambda settings: seen.append(settings) or 0)
     for arguments in (["serve", "some/model"], ["serve", "--model", "some/model"], ["serve"]):
         with pytest.raises(SystemExit):
-            cli.main(arguments)
+            command_line.main(arguments)
     assert [settings.model for settings in seen] == ["some/model", "some/model", "nexttoken-tiny"]
 
 

@@ -90,11 +90,15 @@ def _instant_server() -> Iterator[tuple[str, int]]:
     # As it is set up without any settings, whatever those of the shell are for.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(variable(""))}
     command = [sys.executable, "-P", "-m", "server.bench.instant"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            yield _url_in_banner(process), process.pid
-        finally:
-            process.terminate()
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        process_group=0,  # Ctrl-C is for this process, with which its input ends
+    ) as process:
+        yield _url_in_banner(process), process.pid
 
 
 def _url_in_banner(process: "subprocess.Popen[str]") -> str:

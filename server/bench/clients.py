@@ -14,6 +14,7 @@ from server.command import CommandFailed
 
 # Enough for each process to have read its line before the first request is due.
 _START_DELAY_S = 0.05
+_DIED = "a client process died; its words are above"
 
 
 class LoadFailed(CommandFailed):
@@ -51,7 +52,10 @@ class _Client:
 
     def __init__(self, plan: LoadPlan) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "server.bench.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-m", "server.bench.load"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C is for this process, with which its input ends
         )
         self._tell(msgspec.json.encode(plan))
 
@@ -65,7 +69,7 @@ class _Client:
     def wait_until_warm(self) -> None:
         line = self._output.readline()
         if not line:
-            raise LoadFailed("a client process died; its words are above")
+            raise LoadFailed(_DIED)
         for error in msgspec.json.decode(line, type=list[str]):
             raise LoadFailed(f"a request of the warm-up failed: {error}")
 
@@ -75,7 +79,7 @@ class _Client:
     def results(self) -> list[Seen]:
         data = self._output.read()
         if self._process.wait() != 0:
-            raise LoadFailed("a client process died; its words are above")
+            raise LoadFailed(_DIED)
         return msgspec.msgpack.decode(data, type=list[Seen])
 
     @property
@@ -85,5 +89,8 @@ class _Client:
 
     def _tell(self, line: bytes) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(line + b"\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise LoadFailed(_DIED) from None

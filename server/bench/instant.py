@@ -2,8 +2,8 @@
 
     python -m server.bench.instant
 
-serves the bundled model's tokenizer on a free port, and prints what `nexttoken serve` prints. All of the API process
-is the real one but for the socket to the worker, whose one message a step takes it microseconds.
+serves the bundled model's tokenizer on a free port until its input ends, and prints what `nexttoken serve` prints.
+All of the API process is the real one but for the socket to the worker, whose one message a step takes it microseconds.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Self
 
 from model.description import ModelInfo
 from model.families.registry import config_from_directory
+from server.child import exit_at_end_of_input
 from server.engine.messages import (
     Abort,
     Finished,
@@ -142,4 +143,5 @@ def _model_info(config: WorkerConfig) -> ModelInfo:
 
 
 if __name__ == "__main__":
+    exit_at_end_of_input()
     sys.exit(serve(Settings(port=0, max_num_seqs=MAX_STREAMS, log_level="warning"), InstantWorker))

@@ -2,13 +2,16 @@
 
     python -m server.bench.load
 
-reads a LoadPlan from its input, warms the server up, writes a line, waits for a line, and writes what it saw.
+reads a LoadPlan from its input, warms the server up, writes a line, waits for a line, and writes what it saw. It ends
+with its input.
 """
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Iterator
+from threading import Thread
 
 import msgspec
 import uvloop
@@ -72,17 +75,34 @@ async def _run(common: Common, session: Session, connections: Connections, due_a
 
 
 async def _main() -> None:
-    plan = msgspec.json.decode(sys.stdin.buffer.readline(), type=LoadPlan)
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        return  # the parent has gone
+    plan = msgspec.json.decode(line, type=LoadPlan)
+    start = _start_time()
     connections = Connections(Target.parse(plan.base_url, plan.api_key))
     warm_up = msgspec.structs.replace(plan, sessions=plan.warm_up, arrivals=None)
     failed = [seen.error for seen in await run_sessions(warm_up, connections, time.monotonic()) if seen.error]
     sys.stdout.buffer.write(msgspec.json.encode(failed[:1]) + b"\n")
     sys.stdout.buffer.flush()
-    start_line = sys.stdin.buffer.readline()
-    if start_line:  # else the parent has given up
-        results = await run_sessions(plan, connections, float(start_line))
-        sys.stdout.buffer.write(msgspec.msgpack.encode(results))
+    results = await run_sessions(plan, connections, await start)
+    sys.stdout.buffer.write(msgspec.msgpack.encode(results))
     connections.close()
+
+
+def _start_time() -> asyncio.Future[float]:
+    """The number in the next line of the input; where the input ends, before or after it, the process does."""
+    loop = asyncio.get_running_loop()
+    start: asyncio.Future[float] = loop.create_future()
+
+    def watch() -> None:
+        if line := sys.stdin.buffer.readline():
+            loop.call_soon_threadsafe(start.set_result, float(line))
+            os.read(0, 1)
+        os._exit(0)
+
+    Thread(target=watch, name="parent-watch", daemon=True).start()
+    return start
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 @contextmanager
 def null_server() -> Iterator[str]:
     """Its URL, while the block lasts."""
-    with Popen([sys.executable, "-P", "-m", "server.bench.null_server"], stdin=PIPE, stdout=PIPE, text=True) as process:
+    command = [sys.executable, "-P", "-m", "server.bench.null_server"]
+    # In a group of its own: Ctrl-C is for this process, with which its input ends.
+    with Popen(command, stdin=PIPE, stdout=PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
         assert process.stdin is not None

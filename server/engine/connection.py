@@ -65,6 +65,7 @@ class Connection:
             # -P: no import from the working directory, which may be a folder of somebody's models.
             [sys.executable, "-P", "-m", "server.engine.worker", self._address, msgspec.json.encode(config).decode()],
             stdin=subprocess.PIPE,
+            process_group=0,  # Ctrl-C is for this process; the worker ignores it, but not yet while it imports
         )
         self._encode = msgspec.msgpack.Encoder().encode
         self._decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)

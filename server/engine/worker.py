@@ -7,13 +7,12 @@ which is when its parent closes it or goes away.
 """
 
 import ctypes
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -25,6 +24,7 @@ from model.errors import ModelError
 from model.families.registry import config_from_directory
 from model.runner import ModelRunner
 from server.bench.decode import decode_speed
+from server.child import exit_at_end_of_input
 from server.engine.drafting import NO_DRAFTS
 from server.engine.engine import Engine
 from server.engine.messages import (
@@ -174,13 +174,7 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def exit_at_end_of_input() -> None:
-        while os.read(0, 1024):
-            pass
-        os._exit(0)
-
-    Thread(target=exit_at_end_of_input, name="parent-watch", daemon=True).start()
+    exit_at_end_of_input()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server import cli
+from server import command_line
 from tests.e2e.server_process import running_server
 
 
@@ -54,7 +54,7 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["bench", *arguments])
+        command_line.main(["bench", *arguments])
     assert end.value.code == 2
     assert capsys.readouterr().err.splitlines()[0].startswith(message)
 
@@ -95,7 +95,7 @@ def test_bench_serve_sweeps_and_writes_a_table_data_and_a_plot(tmp_path: Path) -
 
 def test_a_server_that_is_not_there_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["bench", "serve", "--base-url", "http://127.0.0.1:9"])
+        command_line.main(["bench", "serve", "--base-url", "http://127.0.0.1:9"])
     assert end.value.code == 1
     assert capsys.readouterr().err.startswith("nexttoken bench serve: no answer from 127.0.0.1:9: ")
 

@@ -7,7 +7,7 @@ from string import Template
 
 import pytest
 
-from server import cli
+from server import command_line
 from server.settings import Settings
 
 PEERS = tomllib.loads((Path(__file__).parents[2] / "benchmarks" / "peers.toml").read_text())
@@ -22,7 +22,7 @@ def test_our_commands_are_such_as_the_command_line_takes(name: str, monkeypatch:
     python, module_flag, module, *arguments = shlex.split(command)
     assert (python, module_flag, module) == ("python", "-m", "server.cli")
     with pytest.raises(SystemExit) as end:
-        cli.main(arguments)
+        command_line.main(arguments)
     assert end.value.code == 0
     (settings,) = seen
     assert (settings.model, settings.speculation, settings.num_threads) == ("some/model", False, 2)

@@ -11,7 +11,7 @@ import torch
 
 from model.attention.cpu import CpuAttention
 from model.description import RunnerOptions
-from server import cli, doctor
+from server import command_line, doctor
 from server.doctor import Finding
 
 BUNDLED = Path(__file__).parents[2] / "model" / "demo" / "bundled"
@@ -106,6 +106,6 @@ def test_what_is_not_known_is_not_guessed(tmp_path: Path):
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
-        cli.main(["doctor", *arguments])
+        command_line.main(["doctor", *arguments])
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith(message)
