@@ -11,7 +11,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
 from model.grammar import Grammar, Vocabulary, json_term
-from model.schema_fault import clean, find_fault
+from model.schema_fault import clean, find_fault, in_our_words
 
 # Below the library's own, so that what is let in costs little in any step. With a tenth of the fuel the worst mask of
 # an exploding regular expression took 50 ms where it had taken a second; with half the items in a row the worst of an
@@ -135,7 +135,7 @@ class Compiler:
         matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(self._explain(grammar, matcher.get_error()))
-        return Constraint(matcher, self._vocabulary, [clean(text) for text in matcher.get_grammar_warnings()])
+        return Constraint(matcher, self._vocabulary, [in_our_words(text) for text in matcher.get_grammar_warnings()])
 
     def try_out(self, constraint: Constraint) -> None:
         """Write beginnings of texts, to find what compiles and can't be followed. Raises GrammarError."""
@@ -165,7 +165,7 @@ class Compiler:
             return LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS).is_error()
 
         reason = _first_line(error).rpartition("failed to compile JSON schema: ")[2]
-        return clean(f"at {find_fault(json.loads(grammar.text), fails)}: {reason}")
+        return clean(f"at {find_fault(json.loads(grammar.text), fails)}: {in_our_words(reason)}")
 
 
 def mask_bytes(num_tokens: int) -> int:

@@ -1,5 +1,6 @@
 """Says where in a JSON schema a fault is, in words that may go into logs, headers and terminals."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,6 +8,13 @@ from typing import Any
 MAX_PROBES = 200
 _MAX_POINTER = 120
 _MAX_MESSAGE = 300
+
+# What the library says, which names its own options and keys, and what we say instead.
+_OUR_WORDS = (
+    (r"Unimplemented keys: \[(.*)\]", r"\1 can't be enforced"),
+    (r"oneOf constraints are not supported\..*", "oneOf can't be enforced where several options may fit; use anyOf"),
+    (r"oneOf not fully supported, .*", "several options may fit: oneOf is enforced as anyOf"),
+)
 
 
 def find_fault(schema: Any, fails: Callable[[object], bool]) -> str:
@@ -41,6 +49,13 @@ def _parts(schema: Any) -> Iterator[tuple[str, Any]]:
 def escape(name: str) -> str:
     """A name as a part of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")
+
+
+def in_our_words(reason: str) -> str:
+    """What the grammar library says of a schema, for the person who wrote the schema; also bounded and visible."""
+    for theirs, ours in _OUR_WORDS:
+        reason = re.sub(theirs, ours, reason)
+    return clean(reason)
 
 
 def clean(text: str) -> str:

@@ -20,7 +20,7 @@ class ServedModel:
     """A model as clients see it: its text side, and the engine that runs it."""
 
     names: tuple[str, ...]
-    """The first is what answers and metrics call it."""
+    """The first is what logs and metrics call it, and answers to requests that name none."""
     tokenizer: Tokenizer
     template: ChatTemplate
     engine: Engine
@@ -33,7 +33,7 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """The name in answers."""
+        """The name in logs and metrics."""
         return self.names[0]
 
     @property

@@ -103,7 +103,7 @@ class _CompletionShape:
         self._body = body
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._model = model.name
+        self._model = body.model or model.name
         self._fingerprint = model.fingerprint
         self._warnings: Warnings = warnings if body.include_warnings and warnings else UNSET
         include_usage = body.stream_options is not None and body.stream_options.include_usage

@@ -3,10 +3,13 @@
 import msgspec
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
+from server.api.exchange import exchange_of
 from server.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError, ServerError
 from server.protocol.errors import ErrorAnswer, ErrorObject
 
@@ -42,7 +45,7 @@ def unexpected(request_id: str) -> ServerError:
 
 async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return error_response(error)
+    return _refusal(request, error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -50,14 +53,28 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     match error.status_code:
         case 404:
-            return error_response(NotFound("nothing is at this path; /docs lists what is"), headers)
+            return _refusal(request, NotFound("nothing is at this path; /docs lists what is"), headers)
         case 405:
-            allowed = headers.get("Allow", "another method")
-            return error_response(MethodNotAllowed(f"this path takes {allowed}"), headers)
+            allowed = ", ".join(_methods(request))
+            return _refusal(request, MethodNotAllowed(f"this path takes {allowed}"), {"allow": allowed})
         case _:
-            return error_response(InvalidRequest("the request can't be read"), headers)
+            return _refusal(request, InvalidRequest("the request can't be read"), headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     # Bodies are read by `json_body`: only path and query are left for the framework to refuse.
-    return error_response(InvalidRequest("a parameter of the path or the query is not valid"))
+    return _refusal(request, InvalidRequest("a parameter of the path or the query is not valid"))
+
+
+def _refusal(request: Request, error: RequestError, headers: dict[str, str] | None = None) -> Response:
+    """The error as an answer, and told in the request's log line: messages hold no value of the client's."""
+    said = {"code": error.kind.code, "param": error.param, "error": error.message}
+    exchange_of(request).log_fields |= {name: text for name, text in said.items() if text is not None}
+    return error_response(error, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """All that the path takes. The framework names those of one route, and a path may have several."""
+    routes = [context.original_route for context in iter_route_contexts(request.app.routes)]
+    at_path = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+    return sorted({method for route in at_path for method in getattr(route, "methods", None) or ()})

@@ -70,7 +70,7 @@ def _add_headers(headers: MutableHeaders, exchange: Exchange, duration_s: float)
 
 def _endpoint(scope: Scope) -> str:
     route = scope.get("route")
-    return route.path if route is not None else "none"
+    return route.path_format if route is not None else "unmatched"
 
 
 def _log(scope: Scope, exchange: Exchange, status: int, duration_s: float) -> None:

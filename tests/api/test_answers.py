@@ -26,8 +26,10 @@ def says_in_turn(*lines: str) -> Script:
 
 
 def test_the_model_may_be_left_out_or_be_any_served_name() -> None:
-    for body in ({}, {"model": "tiny"}, {"model": "alias/tiny"}):
-        assert complete(serve(), prompt="a", **body)["model"] == "tiny"
+    for body, name in (({}, "tiny"), ({"model": "tiny"}, "tiny"), ({"model": "alias/tiny"}, "alias/tiny")):
+        assert complete(serve(), prompt="a", **body)["model"] == name
+        for path in (COMPLETIONS, CHAT):
+            assert {chunk["model"] for chunk in stream(serve(), path, **body)} == {name}
     error = refused(ask(serve(), COMPLETIONS, {"prompt": "a", "model": "../../etc"}), 404)
     assert error["code"] == "model_not_found"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,46 @@ def test_nw12_a_request_id_of_other_letters_is_replaced(given: str) -> None:
 
     assert asyncio.run(send(given)) != given
     assert asyncio.run(send("Mine_1-2")) == "Mine_1-2"
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/chat/completions", "GET, POST"),
+        ("/v1/chat/completions/x", "DELETE, GET, POST"),
+        ("/v1/completions", "POST"),
+        ("/v1/models/tiny", "GET"),
+    ],
+)
+def test_a_method_that_is_not_there_is_told_all_that_are(path: str, allowed: str) -> None:
+    answer = request(serve(), "PUT", path)
+    assert refused(answer, 405)["message"] == f"this path takes {allowed}"
+    assert answer.headers.get_list("allow") == [allowed]
+
+
+def test_the_log_line_of_a_refusal_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    served = serve()
+    ask(served, "/v1/completions", PROMPT | {"n": 0})
+    ask(served, "/v1/completions", PROMPT | {"model": "MODEL-CANARY"})
+    ask(served, "/nowhere", None)
+    wrong_value, wrong_model, wrong_path = (record.getMessage() for record in caplog.records if "event=" in record.msg)
+    assert ' param="n" error="n: Input should be greater than or equal to 1"' in wrong_value
+    assert ' code="model_not_found" param="model" error="no such model is served; ' in wrong_model
+    assert ' code="not_found" error="nothing is at this path; ' in wrong_path
+    assert "CANARY" not in caplog.text
+
+
+def test_metrics_name_endpoints_as_the_documentation_does() -> None:
+    served = serve()
+    for path in ("/v1/models/alias/tiny", "/v1/chat/completions/x", "/nowhere"):
+        ask(served, path, None)
+    text = ask(served, "/metrics", None).text
+    assert set(re.findall(r'http_requests_total\{endpoint="([^"]+)"', text)) == {
+        "/v1/models/{model_id}",
+        "/v1/chat/completions/{chat_id}",
+        "unmatched",
+    }
 
 
 def test_nw13_clients_add_no_series_to_the_metrics() -> None:
