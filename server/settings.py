@@ -87,7 +87,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="Threads to compute with on a CPU. Default: the cores that this container may use",
+        description="Threads to compute with on a CPU. Default: the cores that this container may use, but one for a "
+        "model whose weights take 16 MiB or less",
     )
 
     tool_call_parser: Literal["auto", "hermes", "llama3_json", "mistral", "mistral_array", "pythonic"] = Field(

@@ -41,6 +41,14 @@ def test_the_banner_names_what_was_proved_and_the_speed_reached():
     assert "start     1.7 s: loading weights 1.2, warming up 0.5" in text
 
 
+@pytest.mark.parametrize(("keys", "said"), [((), ""), (("k",), ', with the key: curl -H "Authorization: Bearer ')])
+def test_the_banner_says_how_to_read_the_docs_with_a_key(keys: tuple[str, ...], said: str):
+    text = banner(Settings(api_key=keys), INFO, ("127.0.0.1", 8000), {})
+    (line,) = (line for line in text.splitlines() if line.startswith("  docs"))
+    assert line.removeprefix("  docs      http://localhost:8000/docs").startswith(said)
+    assert line.endswith("/docs > docs.html" if keys else "/docs")
+
+
 def test_what_is_switched_off_is_one_warning_each(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
         warn_of_what_is_off(INFO)

@@ -12,6 +12,7 @@ from model.build import build_runner, largest_batch
 from model.description import ModelInfo, RunnerOptions
 from model.errors import NotEnoughMemory, UnsupportedModel, WeightMismatch
 from model.runner import ModelRunner
+from server.settings import Settings
 from tests.engine.generation import EOS, MAX_MODEL_LEN, VOCAB, save_llama
 
 BLOCK_BYTES = 2 * 2 * 16 * 16 * 4
@@ -124,6 +125,10 @@ def test_progress_names_its_phases_in_order(checkpoint):
     fractions = [fraction for phase, fraction in told if phase == "loading weights"]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+
+
+def test_the_setting_of_threads_tells_when_one_is_the_default():
+    assert f"{build.ONE_THREAD_BYTES >> 20} MiB or less" in (Settings.model_fields["num_threads"].description or "")
 
 
 def test_threads_are_as_many_as_asked_for(checkpoint):
