@@ -1,5 +1,10 @@
-# make serve    serve the bundled model on port 8000 (settings: NEXTTOKEN_* variables, or ARGS="--port 9000")
-# make test     run the tests
+# make serve         serve the bundled model on port 8000 (settings: NEXTTOKEN_* variables, or ARGS="--port 9000")
+# make install       install and compile what serving needs, which all others do by themselves
+# make test          run the tests (ARGS="tests/bench -k load"); make test-slow those that take long
+# make test-clients  run other people's clients against a live server
+# make bench         measure speed beside other servers (docs/benchmarks.md)
+# make lint          ruff, mypy and import-linter; make format writes what ruff can
+# make clean         remove all that was installed, compiled or written by tools
 #
 # Everything is installed into .venv on first use; needs Python 3.11 or newer, make and git, and g++ or clang++ for the
 # CPU kernels.

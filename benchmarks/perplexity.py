@@ -3,8 +3,8 @@
 python benchmarks/perplexity.py
 """
 
+import argparse
 import math
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -48,7 +48,9 @@ def negative_log_likelihood(runner: ModelRunner, token_ids: list[int], labels: l
 
 
 def main() -> None:
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else BUNDLED
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", nargs="?", type=Path, default=BUNDLED, help="of a model with the same tokens")
+    directory = parser.parse_args().directory
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     texts = [encode(tokenizer, document) for _, document in islice(documents(HELD_OUT_SEED, 4, []), NUM_DOCUMENTS)]
     print("| weights | size | perplexity | over float32 |\n|---|---|---|---|")

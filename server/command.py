@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 EXIT_FAILED = 1
@@ -36,7 +37,9 @@ class Parser(argparse.ArgumentParser):
         command: Parser = options.command
         if unknown:
             known = [flag for action in command._actions for flag in action.option_strings]
-            command.refuse([f"unknown {argument}{suggestion(argument, known)}" for argument in unknown])
+            # What stands behind an unknown flag may be its value.
+            faults = [name for before, name in pairwise(["", *unknown]) if name[:1] == "-" or before[:1] != "-"]
+            command.refuse([f"unknown {name}{suggestion(name, known)}" for name in faults])
         try:
             code: int = options.run(options)
         except BadUse as fault:
@@ -50,6 +53,13 @@ class Parser(argparse.ArgumentParser):
         """One line, where argparse prints all flags before it."""
         self.refuse([message])
 
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """As argparse does, with a suggestion."""
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            message = f"invalid choice: {value!r} (choose from {', '.join(known)}){suggestion(str(value), known)}"
+            raise argparse.ArgumentError(action, message)
+
     def refuse(self, lines: Sequence[str]) -> NoReturn:
         """Say what is wrong and end."""
         for line in lines:
@@ -57,7 +67,10 @@ class Parser(argparse.ArgumentParser):
         sys.exit(EXIT_BAD_USE)
 
 
-def suggestion(flag: str, known: Sequence[str]) -> str:
-    """The end of a sentence about an unknown flag: the known one that is most like it, if one is."""
-    found = difflib.get_close_matches(flag.partition("=")[0], known, n=1)
-    return f", did you mean {found[0]}?" if found else ""
+def suggestion(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """The end of a sentence about an unknown flag or name: the known one that is most like it, if one is.
+
+    All names begin with the prefix, which those in `known` are given without.
+    """
+    found = difflib.get_close_matches(name.removeprefix(prefix).partition("=")[0], known, n=1)
+    return f", did you mean {prefix}{found[0]}?" if found else ""

@@ -1,7 +1,8 @@
 """Settings as flags of a command line."""
 
 import argparse
-from collections.abc import Iterable
+import os
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -10,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from server.command import BadUse, suggestion
-from server.settings import Settings, read_settings, value_kind
+from server.settings import Settings, read_settings, value_kind, variable
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
@@ -24,10 +25,11 @@ def add_setting_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> 
 
 def settings_of(options: argparse.Namespace, file: Path | None = None) -> Settings:
     """The settings from flags, variables and a file. Raises BadUse."""
+    flags = {name: vars(options)[name] for name in Settings.model_fields if name in options}
     try:
-        return read_settings({name: vars(options)[name] for name in Settings.model_fields if name in options}, file)
+        return read_settings(flags, file)
     except ValidationError as error:
-        raise BadUse(*(_fault(part) for part in error.errors(include_input=False))) from None
+        raise BadUse(*(_fault(part, flags, file) for part in error.errors(include_input=False))) from None
     except OSError as error:
         raise BadUse(f"{error.filename}: {error.strerror}") from None
     except ValueError as error:
@@ -52,13 +54,21 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
         parser.add_argument(flag, metavar=metavar, help=help_text)
 
 
-def _fault(error: ErrorDetails) -> str:
+def _fault(error: ErrorDetails, flags: Collection[str], file: Path | None) -> str:
     if not error["loc"]:
         return error["msg"].removeprefix("Value error, ")
-    flag = _flag(str(error["loc"][0]))
+    name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":  # only a file can hold one
-        return f"unknown setting {flag[2:]} in the file{suggestion(flag, list(map(_flag, Settings.model_fields)))}"
-    return f"{flag}: {error['msg']}"
+        return f"{file}: unknown setting {name}{suggestion(name, list(Settings.model_fields))}"
+    example = ", as in 4GiB" if error["type"].startswith("byte_size") else ""
+    return f"{_source(name, flags, file)}: {error['msg']}{example}"
+
+
+def _source(name: str, flags: Collection[str], file: Path | None) -> str:
+    """Where the operator finds a setting that can't be the default."""
+    if name not in flags and variable(name) in os.environ:
+        return variable(name)
+    return _flag(name) if name in flags or file is None else f"{file}: {name}"
 
 
 def _flag(name: str) -> str:

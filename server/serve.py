@@ -26,11 +26,12 @@ from model.errors import ModelError, UnsupportedModel
 from model.families.registry import config_from_directory
 from model.hub import resolve
 from server.banner import banner
+from server.command import suggestion
 from server.engine.client import EngineClient
 from server.engine.connection import Connection, WorkerConnection
 from server.engine.messages import ModelInfo, WorkerConfig
 from server.http_protocol import HttpProtocol
-from server.settings import BUNDLED_MODEL, Settings, unknown_variables
+from server.settings import BUNDLED_MODEL, Settings, unknown_variables, variable
 from server.version import VERSION
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def serve(settings: Settings, connect: Connect = Connection) -> int:
         signal.signal(number, _exit)
     _set_up_logging(settings.log_level)
     for name in unknown_variables():
-        logger.warning("event=unknown_variable name=%s", name)
+        similar = suggestion(name, [field.upper() for field in Settings.model_fields], variable(""))
+        logger.warning("event=unknown_variable name=%s%s", name, similar)
     try:
         with contextlib.ExitStack() as cleanup:
             service = _set_up_service(settings, connect, cleanup)
@@ -168,7 +170,11 @@ class _Service:
             os._exit(EXIT_ENDED_AT_ONCE)
 
     async def _drain_and_stop(self) -> None:
-        logger.info("event=draining in_flight=%d", self._engine.status.num_in_flight)
+        logger.info(
+            "event=draining in_flight=%d at_most_s=%g note='a second signal ends it at once'",
+            self._engine.status.num_in_flight,
+            self._settings.drain_timeout_s,
+        )
         self._engine.drain()
         deadline = asyncio.get_running_loop().time() + self._settings.drain_timeout_s
         while self._engine.status.num_in_flight and asyncio.get_running_loop().time() < deadline:

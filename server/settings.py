@@ -180,12 +180,19 @@ def value_kind(field: FieldInfo) -> Any:
     return annotation
 
 
+def _what(error: Exception) -> str:
+    """In one line; yaml tells of places in a "<unicode string>"."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} (line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
+    return " ".join(str(error).split())
+
+
 def _read_file(path: Path) -> dict[str, Any]:
-    text = path.read_text()
     try:
+        text = path.read_text()
         values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is neither YAML nor (as *.toml) TOML: {error}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is neither YAML nor (as *.toml) TOML: {_what(error)}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold settings by name")
     return {str(name).replace("-", "_"): value for name, value in values.items()}

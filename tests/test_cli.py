@@ -80,3 +80,10 @@ def test_output_that_nobody_reads_is_no_traceback() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert (process.stderr.read(), process.wait(30)) == ("", 141)
+
+
+def test_a_command_that_is_none_is_likened_to_one() -> None:
+    with command("serv") as process:
+        output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (2, "")
+    assert errors.endswith("invalid choice: 'serv' (choose from serve, doctor, bench), did you mean serve?\n")

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from server import command_line
+from server.command import suggestion
 from server.engine.messages import WorkerConfig
 from server.serve import worker_config
 from server.settings import Settings, read_settings, unknown_variables, variable
@@ -92,7 +93,50 @@ def test_an_unknown_name_in_a_file_is_refused_with_a_suggestion(tmp_path: Path) 
     (tmp_path / "s.yaml").write_text("prot: 1")
     result = run_cli("serve", "--config", str(tmp_path / "s.yaml"))
     assert result.returncode == 2
-    assert result.stderr.splitlines() == ["nexttoken serve: unknown setting prot in the file, did you mean --port?"]
+    assert result.stderr.splitlines() == [
+        f"nexttoken serve: {tmp_path / 's.yaml'}: unknown setting prot, did you mean port?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("port: x", "FILE: port: Input should be a valid integer"),
+        (
+            "port: [1",
+            "FILE is neither YAML nor (as *.toml) TOML: expected ',' or ']', but got '<stream end>' (line 1, ",
+        ),
+        ("port: \x01", "FILE is neither YAML nor"),
+        ("port: \xff", "FILE is neither YAML nor"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_one_line_with_its_name(
+    tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(SystemExit):
+        command_line.main(["serve", "--config", str(file)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("nexttoken serve: " + message.replace("FILE", str(file)))
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NEXTTOKEN_PORT", "x")
+    with pytest.raises(SystemExit):
+        command_line.main(["serve"])
+    assert capsys.readouterr().err.startswith("nexttoken serve: NEXTTOKEN_PORT: ")
+
+
+def test_a_size_that_is_none_is_refused_with_one_that_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command_line.main(["serve", "--kv-cache-memory-bytes", "4XiB"])
+    assert capsys.readouterr().err.endswith(", as in 4GiB\n")
+
+
+def test_an_unknown_name_is_likened_to_what_differs_behind_the_prefix() -> None:
+    assert suggestion("NEXTTOKEN_PROT", ["PORT", "HOST"], "NEXTTOKEN_") == ", did you mean NEXTTOKEN_PORT?"
+    assert suggestion("NEXTTOKEN_FREE", ["PORT", "HOST"], "NEXTTOKEN_") == ""
 
 
 def test_variables_that_look_like_settings_and_are_none_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

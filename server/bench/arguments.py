@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 
+MAX_DIGITS = 9
+"""Of whole numbers."""
+
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """How many processes send the load."""
-    parser.add_argument("--processes", type=count, default=1, help="client processes (default: 1)")
+    parser.add_argument("--processes", type=count, default=1, metavar="N", help="client processes (default: 1)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +45,7 @@ def count(text: str) -> int:
 
 def whole(text: str) -> int:
     """A whole number. Raises ArgumentTypeError."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
     return int(text)
 
@@ -63,7 +66,9 @@ def slo(text: str) -> dict[str, float]:
 
     bounds = {}
     for part in text.split(","):
-        term, _, most = part.partition("=")
+        term, equals, most = part.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"{part!r} has no bound in milliseconds, as in ttft=500")
         if term not in SLO_TERMS:
             raise argparse.ArgumentTypeError(f"{term!r} is none of {', '.join(SLO_TERMS)}")
         bounds[term] = _positive(most)

@@ -34,7 +34,7 @@ def run_load(plan: LoadPlan, num_processes: int = 1) -> list[Seen]:
 
 
 def shares(plan: LoadPlan, count: int) -> list[LoadPlan]:
-    """The plan dealt out: each n-th session, and as many of the users at once."""
+    """The plan dealt out: each n-th session, and as many of the streams at once."""
     return [
         msgspec.structs.replace(
             plan,

@@ -28,8 +28,12 @@ def _add_engine(measurements: "argparse._SubParsersAction[Any]") -> None:
         argument_default=argparse.SUPPRESS,
     )
     add_setting_flags(parser, _ENGINE_SETTINGS)
-    parser.add_argument("--batch", type=counts, default=[1, 8], help="sequences at once (default: 1,8)")
-    parser.add_argument("--context", type=counts, default=[128, 1024], help="tokens of each (default: 128,1024)")
+    parser.add_argument(
+        "--batch", type=counts, default=[1, 8], metavar="N,...", help="sequences at once (default: 1,8)"
+    )
+    parser.add_argument(
+        "--context", type=counts, default=[128, 1024], metavar="N,...", help="tokens of each (default: 128,1024)"
+    )
     parser.add_argument("--profile", type=new_file, default=None, metavar="FILE", help="write a trace of some steps")
     add_json(parser)
     parser.set_defaults(run=_engine, command=parser)
@@ -71,8 +75,9 @@ def _add_api(measurements: "argparse._SubParsersAction[Any]") -> None:
         help="the HTTP half alone",
         description="Streams from the real API process in front of a worker that computes nothing.",
     )
-    parser.add_argument("--streams", type=counts, default=[1, 16, 256], help="streams at once (default: 1,16,256)")
-    parser.add_argument("--tokens", type=count, default=128, help="tokens of each answer (default: %(default)s)")
+    add = parser.add_argument
+    add("--streams", type=counts, default=[1, 16, 256], metavar="N,...", help="streams at once (default: 1,16,256)")
+    add("--tokens", type=count, default=128, metavar="N", help="tokens of each answer (default: %(default)s)")
     add_processes(parser)
     add_json(parser)
     parser.set_defaults(run=_api, command=parser)
@@ -94,7 +99,11 @@ def _add_scheduler(measurements: "argparse._SubParsersAction[Any]") -> None:
         description="Time that scheduling takes of a step in which all sequences decode.",
     )
     parser.add_argument(
-        "--sequences", type=counts, default=[16, 64, 256], help="sequences that run at once (default: 16,64,256)"
+        "--sequences",
+        type=counts,
+        default=[16, 64, 256],
+        metavar="N,...",
+        help="sequences that run at once (default: 16,64,256)",
     )
     add_json(parser)
     parser.set_defaults(run=_scheduler, command=parser)

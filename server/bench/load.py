@@ -30,7 +30,7 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
     warm_up: list[Session]
     sessions: list[Session]
     concurrency: int
-    """Sessions at once, in a closed loop: each user's next request waits for its last answer."""
+    """Streams of a closed loop: the next session of each waits for the end of its last."""
     arrivals: list[float] | None = None
     """For an open loop: when each session begins, in seconds from the start, however the server keeps up."""
 
@@ -46,8 +46,8 @@ async def run_sessions(plan: LoadPlan, connections: Connections, started_at: flo
         )
         return results
     waiting = iter(plan.sessions)
-    users = (_run_all(plan.common, waiting, connections, results) for _ in range(plan.concurrency))
-    await asyncio.gather(*users)
+    streams = (_run_all(plan.common, waiting, connections, results) for _ in range(plan.concurrency))
+    await asyncio.gather(*streams)
     return results
 
 

@@ -5,9 +5,12 @@ from collections.abc import Callable, Sequence
 from server.bench.serve import Level, ServeOptions
 from server.bench.summary import PERCENTS, Summary
 from server.bench.table import table
+from server.bench.workload import Shape
 
 # A client whose own ceiling is nearer than this may be what was measured.
 _SAFE_CEILING = 3
+# Two random prompts may begin with the same word.
+_SAME_BY_CHANCE = 0.1
 
 Value = Callable[[Summary], float]
 
@@ -22,9 +25,13 @@ def report(options: ServeOptions, levels: Sequence[Level], ceiling: float) -> st
     rows: list[list[str | float]] = [[name, *map(value, summaries)] for name, value in _rows(has_slo=bool(options.slo))]
     lines = [table(header, rows), ""]
     fastest = max(one.num_chunks / one.duration_s for one in summaries)
-    lines.append(f"The clients alone read {ceiling:,.0f} chunks/s; {fastest:,.0f} is the most above.")
-    if ceiling < _SAFE_CEILING * fastest:
-        lines.append("That is near enough to be what was measured: try more --processes.")
+    verdict = "enough" if ceiling >= _SAFE_CEILING * fastest else "they may be what was measured, add --processes"
+    lines.append(f"The clients alone read {ceiling:,.0f} chunks/s, {fastest:,.0f} is the most above: {verdict}.")
+    lines.append(f"Prompts and arrivals: --seed {options.seed}.")
+    if options.file is None and any(_finds_more(options.shape, one) for one in summaries):
+        lines.append(
+            "More was cached than these prompts share: the server holds them from before; choose another --seed."
+        )
     if not all(one.tokens_are_counted for one in summaries):
         lines.append("The server doesn't count tokens: chunks with text were counted.")
     lines += [
@@ -33,6 +40,12 @@ def report(options: ServeOptions, levels: Sequence[Level], ceiling: float) -> st
         for error, count in level.summary.errors.items()
     ]
     return "\n".join(lines)
+
+
+def _finds_more(shape: Shape, one: Summary) -> bool:
+    """Whether the server computed less than what its prompts have for themselves."""
+    num_own = shape.own_len * (one.num_requests - one.num_errors)
+    return one.cached_tokens > 0 and one.prompt_tokens - one.cached_tokens < (1 - _SAME_BY_CHANCE) * num_own
 
 
 def _rows(has_slo: bool) -> list[tuple[str, Value]]:

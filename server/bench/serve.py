@@ -39,7 +39,8 @@ class ServeOptions:
     arrivals: Arrivals = "poisson"
     num_sessions: int | None = None
     num_warm_up: int | None = None
-    seed: int = 0
+    seed: int
+    """Of prompts and arrivals."""
     ignores_eos: bool = True
     slo: Mapping[str, float] = field(default_factory=dict)
     num_processes: int = 1
@@ -109,12 +110,22 @@ def _sessions(options: ServeOptions, count: int, seed: str) -> list[Session]:
     return drawn(options.shape, count, seed)
 
 
+_NEEDS_KEY = "it wants a key, or another one: --api-key or the variable OPENAI_API_KEY"
+_REFUSALS = {
+    401: _NEEDS_KEY,
+    403: _NEEDS_KEY,
+    404: "there is no /v1/models below this --base-url",
+}
+
+
 async def served_model(target: Target) -> str:
     """The first model that the server lists. Raises LoadFailed."""
     connections = Connections(target)
     pieces: list[bytes] = []
     try:
         status = await connections.ask("GET", "/v1/models", b"", pieces.append)
+        if status in _REFUSALS:
+            raise LoadFailed(f"{target.host}:{target.port} answers with status {status}: {_REFUSALS[status]}")
         return str(msgspec.json.decode(b"".join(pieces))["data"][0]["id"])
     except (HttpError, OSError) as error:
         raise LoadFailed(f"no answer from {target.host}:{target.port}: {error}") from error

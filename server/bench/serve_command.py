@@ -3,10 +3,22 @@
 import argparse
 import dataclasses
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from server.bench.arguments import add_json, add_processes, count, counts, new_file, rates, slo, whole, write_json
+from server.bench.arguments import (
+    MAX_DIGITS,
+    add_json,
+    add_processes,
+    count,
+    counts,
+    new_file,
+    rates,
+    slo,
+    whole,
+    write_json,
+)
 from server.bench.arrivals import Arrivals
 from server.command import EXIT_FAILED, BadUse
 
@@ -20,32 +32,46 @@ def add_serve(measurements: "argparse._SubParsersAction[Any]") -> None:
         "serve",
         help="a server, over HTTP",
         description="Sends a load to any server with OpenAI's endpoints: prompts of random tokens, unless told "
-        "otherwise. A level of --concurrency is a closed loop of so many users, who wait for their answers; a level of "
-        "--rate an open loop, whose latencies count from when a request was due.",
+        "otherwise. A level of --concurrency is a closed loop of so many streams, each a request after another's "
+        "answer; a level of --rate an open loop, whose latencies count from when a request was due. A session is a "
+        "request or, with --turns, a chat.",
     )
     add = parser.add_argument
     add("--base-url", default="http://127.0.0.1:8000", metavar="URL", help="the server (default: %(default)s)")
-    add("--model", help="model to name in requests (default: the first that the server lists)")
-    add("--api-key", default=os.environ.get("OPENAI_API_KEY", ""), help="bearer token (default: OPENAI_API_KEY)")
-    add("--concurrency", type=counts, metavar="N,...", help="users at once, a level each (default: 1,4,16)")
-    add("--rate", type=rates, metavar="X,...", help="requests begun a second, a level each")
+    add("--model", metavar="NAME", help="model to name in requests (default: the first that the server lists)")
+    add("--api-key", default=os.environ.get("OPENAI_API_KEY", ""), metavar="KEY", help=_KEY_HELP)
+    add("--concurrency", type=counts, metavar="N,...", help="streams at once, a level each (default: 1,4,16)")
+    add("--rate", type=rates, metavar="X,...", help="sessions begun a second, a level each")
     add("--arrivals", choices=get_args(Arrivals), help="how they are spread in time (default: poisson)")
-    add("--requests", type=count, metavar="N", help="of each level (default: 8 a user, or 30 s at the rate)")
-    add("--warm-up", type=whole, metavar="N", help="requests before each level, not measured (default: 1 a user, or 4)")
+    add("--requests", type=count, metavar="N", help="sessions of each level (default: 8 a stream, or 30 s at the rate)")
+    add(
+        "--warm-up",
+        type=whole,
+        metavar="N",
+        help="sessions before each level, not measured (default: 1 a stream, or 4)",
+    )
     add("--input-len", type=count, metavar="N", help="tokens of a prompt (default: 128)")
     add("--output-len", type=count, default=128, metavar="N", help="tokens of an answer (default: %(default)s)")
     add("--prefix-len", type=whole, default=0, metavar="N", help="of the input, tokens that all prompts begin with")
     add("--turns", type=count, default=1, metavar="N", help="more than 1: chats of so many questions")
     add("--chat", action="store_true", help="ask the chat endpoint")
     add("--words", action="store_true", help="prompts of words, for servers that take no token ids")
-    add("--file", type=Path, help="requests from JSON lines with prompt or messages, and max_tokens if they like")
+    add(
+        "--file",
+        type=Path,
+        metavar="FILE",
+        help="requests from JSON lines with prompt or messages, and max_tokens if they like",
+    )
     add("--ignore-eos", action=argparse.BooleanOptionalAction, default=True, help="answers of full length")
-    add("--seed", type=whole, default=0, metavar="N", help="of prompts and arrivals (default: %(default)s)")
+    add("--seed", type=whole, metavar="N", help="of prompts and arrivals (default: another one in each run)")
     add("--slo", type=slo, default={}, metavar="ttft=MS,tpot=MS,e2e=MS", help="count what stays within these")
     add_processes(parser)
     add_json(parser)
     add("--plot", type=new_file, metavar="FILE", help="draw latency over throughput into this SVG file")
     parser.set_defaults(run=_serve, command=parser)
+
+
+_KEY_HELP = "bearer token (default: what the variable OPENAI_API_KEY holds)"
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -106,7 +132,8 @@ def _serve_options(options: argparse.Namespace) -> "ServeOptions":
         arrivals=options.arrivals or "poisson",
         num_sessions=options.requests,
         num_warm_up=options.warm_up,
-        seed=options.seed,
+        # A server may still hold the prompts of the last run.
+        seed=secrets.randbelow(10**MAX_DIGITS) if options.seed is None else options.seed,
         ignores_eos=options.ignore_eos,
         slo=options.slo,
         num_processes=options.processes,

@@ -32,7 +32,7 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """Requests of one user, one after the other; in a chat each goes on from the answers before."""
+    """Requests, one after the other; in a chat each goes on from the answers before."""
 
     turns: list[Turn]
 
@@ -49,6 +49,11 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     is_chat: bool = False
     uses_words: bool = False
     """Prompts are text, for servers that take no token ids."""
+
+    @property
+    def own_len(self) -> float:
+        """Tokens of a request, on average, that are in no other one's prompt, nor in the chat before it."""
+        return self.input_len - self.prefix_len / self.num_turns
 
 
 class Common(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """Every command of `nexttoken bench` in a short run on the bundled model, and what it says of wrong arguments."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,15 @@ def bench(*arguments: str) -> str:
         (["engine", "--context", "99999"], "nexttoken bench engine: --context 99999 and 32 steps are more than the"),
         (["engine", "no/such/model"], "nexttoken bench engine: "),
         (["engine", "--quantization", "int3"], "nexttoken bench engine: --quantization: "),
+        (["api", "--strems", "1"], "nexttoken bench api: unknown --strems, did you mean --streams?"),
+        (["scheduler", "1"], "nexttoken bench scheduler: unknown 1"),
+        (["serve", "--slo", "ttft"], "nexttoken bench serve: argument --slo: 'ttft' has no bound in milliseconds"),
+        (["engine", "--kv-cache-memory-bytes", "4XiB"], "nexttoken bench engine: --kv-cache-memory-bytes: "),
         (["nothing"], "nexttoken bench: argument WHAT: invalid choice: 'nothing'"),
+        (
+            ["serv"],
+            "nexttoken bench: argument WHAT: invalid choice: 'serv' (choose from serve, engine, api, scheduler), did",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(
@@ -56,7 +65,8 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(
     with pytest.raises(SystemExit) as end:
         command_line.main(["bench", *arguments])
     assert end.value.code == 2
-    assert capsys.readouterr().err.splitlines()[0].startswith(message)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)
 
 
 def test_bench_api_sends_each_token_of_each_stream_in_a_chunk_of_its_own(tmp_path: Path) -> None:
@@ -76,7 +86,11 @@ def test_bench_serve_sweeps_and_writes_a_table_data_and_a_plot(tmp_path: Path) -
         chats = bench(*to, "--rate", "50", "--requests", "2", "--turns", "2", "--input-len", "5", "--output-len", "3")
     assert "streams" in text.splitlines()[0]
     assert "within the SLO %" in text
+    assert "More was cached" not in text + chats
+    seeds = [re.findall(r"--seed (\d+)\.$", report, re.MULTILINE) for report in (text, chats)]
+    assert seeds[0] != seeds[1], "what the first run asked for is in the server's cache"
     written = json.loads((tmp_path / "sweep.json").read_text())
+    assert [str(written["asked"]["seed"])] == seeds[0]
     assert "secret" not in json.dumps(written)
     assert written["asked"]["shape"]["prefix_len"] == 32
     levels = written["levels"]

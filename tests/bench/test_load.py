@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from server.bench.answer import Seen
+from server.bench.clients import LoadFailed
 from server.bench.http import Connections, Target
 from server.bench.load import LoadPlan, run_sessions
+from server.bench.serve import served_model
 from server.bench.summary import summarize
 from server.bench.workload import Common, Session, Shape, Turn, drawn, read
 from tests.bench.fake_server import FIRST_S, GAP_S, NUM_CHUNKS, Behaviour, Exchange, FakeServer, in_time
@@ -188,6 +190,28 @@ def test_what_goes_wrong_is_an_error_of_its_request_alone(behaviour: Behaviour, 
     bad, good = load(FakeServer(lambda exchange: next(turns)(exchange)), prompts(2))
     assert message in bad.error
     assert good.error == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        ("401 Unauthorized", "--api-key or the variable OPENAI_API_KEY"),
+        ("404 Not Found", "there is no /v1/models below this --base-url"),
+        ("200 OK", "name one with --model"),
+    ],
+)
+def test_a_server_that_lists_no_model_is_told_with_its_remedy(status: str, message: str) -> None:
+    async def answer(exchange: Exchange) -> None:
+        exchange.start(status)
+        exchange.event({"error": {"message": "no"}})
+        exchange.end()
+
+    async def ask() -> None:
+        async with FakeServer(answer) as server:
+            await served_model(Target.parse(server.url))
+
+    with pytest.raises(LoadFailed, match=message):
+        asyncio.run(ask())
 
 
 def test_a_connection_that_timed_out_meanwhile_is_replaced() -> None:

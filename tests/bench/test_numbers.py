@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import mean, quantiles
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,8 @@ from server.bench.clients import shares
 from server.bench.load import LoadPlan
 from server.bench.percentiles import percentile
 from server.bench.plot import plot
-from server.bench.serve import Level
+from server.bench.report import report
+from server.bench.serve import Level, ServeOptions
 from server.bench.summary import summarize
 from server.bench.table import table
 from server.bench.workload import Common, Shape, drawn
@@ -128,6 +130,35 @@ def test_an_answer_without_text_had_its_first_at_its_end_and_no_time_per_token()
     assert math.isnan(summary.tpot_ms[0])
     assert math.isnan(summary.itl_ms[0])
     assert summary.goodput_share == 0
+
+
+@pytest.mark.parametrize(
+    ("num_cached", "prefix_len", "num_turns", "is_told"),
+    [(0, 0, 1, False), (8, 0, 1, True), (8, 8, 1, False), (8, 4, 1, True), (2, 4, 2, False), (9, 4, 2, True)],
+)
+def test_prompts_that_the_server_holds_from_before_are_told_of(
+    num_cached: int, prefix_len: int, num_turns: int, is_told: bool
+) -> None:
+    answer = msgspec.structs.replace(GOOD, num_cached=num_cached)  # of 10 tokens
+    options = ServeOptions(
+        base_url="",
+        model="m",
+        api_key="",
+        shape=Shape(input_len=10, output_len=4, prefix_len=prefix_len, num_turns=num_turns),
+        file=None,
+        concurrency=[1],
+        seed=3,
+    )
+    assert ("More was cached" in report(options, [Level(1, summarize([answer], {}), [])], 100.0)) is is_told
+
+
+@pytest.mark.parametrize(("ceiling", "verdict"), [(100.0, ": enough."), (20.0, ", add --processes.")])
+def test_the_clients_are_judged(ceiling: float, verdict: str) -> None:
+    options = ServeOptions(
+        base_url="", model="m", api_key="", shape=Shape(input_len=1, output_len=4), file=None, concurrency=[1], seed=3
+    )
+    assert "10 is the most above: " in (text := report(options, [Level(1, summarize([GOOD], {}), [])], ceiling))
+    assert verdict in text
 
 
 def test_a_plot_is_xml_with_a_mark_for_each_level_and_percentile() -> None:
