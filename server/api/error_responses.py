@@ -67,7 +67,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 
 def _refusal(request: Request, error: RequestError, headers: dict[str, str] | None = None) -> Response:
-    """The error as an answer, and told in the request's log line: messages hold no value of the client's."""
+    """The error as an answer, and told in the request's log line too: a message holds no text of a prompt."""
     said = {"code": error.kind.code, "param": error.param, "error": error.message}
     exchange_of(request).log_fields |= {name: text for name, text in said.items() if text is not None}
     return error_response(error, headers)

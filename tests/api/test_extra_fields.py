@@ -277,7 +277,7 @@ def test_verbosity_is_refused_where_the_template_can_not_be_told() -> None:
 
 def test_other_names_are_served_and_unknown_ones_are_not() -> None:
     for path in (COMPLETIONS, CHAT):
-        assert ask(serve(), path, BASE[path] | {"model": "alias/tiny"}).json()["model"] == "tiny"
+        assert ask(serve(), path, BASE[path] | {"model": "alias/tiny"}).json()["model"] == "alias/tiny"
         assert refused(ask(serve(), path, BASE[path] | {"model": "other"}), 404)["param"] == "model"
 
 

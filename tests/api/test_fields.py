@@ -141,7 +141,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 }
 """What an example needs beside it, by the field or the longest beginning of its path."""
 
-ELSEWHERE = {"model", "deadline_ms", "store", "metadata", "prediction"}
+ELSEWHERE = {"deadline_ms", "store", "metadata", "prediction"}
 """Their effects, which the answer doesn't show, have tests of their own."""
 
 
