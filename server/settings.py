@@ -91,8 +91,8 @@ class Settings(BaseSettings):
         "model whose weights take 16 MiB or less",
     )
 
-    tool_call_parser: Literal["auto", "hermes", "llama3_json", "mistral", "mistral_array", "pythonic"] = Field(
-        "auto", description="How the model writes tool calls; auto reads that from its chat template"
+    tool_call_parser: Literal["auto", "hermes", "llama3_json", "mistral", "mistral_array", "nexttoken", "pythonic"] = (
+        Field("auto", description="How the model writes tool calls; auto reads that from its chat template")
     )
     reasoning_parser: Literal["auto", "none", "think", "mistral", "seed_oss"] = Field(
         "auto", description="Which tags the model writes around its thoughts; auto reads that from its chat template"

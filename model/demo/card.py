@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from model.demo.corpus import read_licensed
-from model.demo.evaluation import held_out_loss
-from model.demo.recipe import ROUNDS, ROW_SHAPES, SEED, STEP_TOKENS
+from model.demo.evaluation import held_out_loss, tool_scores
+from model.demo.recipe import ROUNDS, ROW_SHAPES, SEED
 from model.demo.tokenizer import MAX_POSITIONS, SPECIAL_TOKENS
 
 TEMPLATE = Path(__file__).parent / "card.md"
@@ -35,10 +35,13 @@ def write_card(folder: Path, licensed: Path | None) -> None:
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
     held_out = read_licensed(licensed)[1] if licensed else []
-    losses = held_out_loss(model, Tokenizer.from_file(str(folder / "tokenizer.json")), held_out)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    losses = held_out_loss(model, tokenizer, held_out)
+    scores = {kind: tool_scores(model, tokenizer, is_unseen=kind == "unseen") for kind in ("seen", "unseen")}
     with (folder / "loss.csv").open(encoding="utf-8") as file:
         curve = [(int(row["step"]), int(row["seconds"]), float(row["loss"])) for row in csv.DictReader(file)]
-    steps, seconds, _ = curve[-1]
+    seconds = curve[-1][1]
+    num_tokens = sum(part.num_steps * part.step_tokens for part in ROUNDS)
     config = model.config
     (folder / "loss.svg").write_text(draw_curve([(step, loss) for step, _, loss in curve]), encoding="utf-8")
     card = TEMPLATE.read_text(encoding="utf-8").format(
@@ -52,16 +55,15 @@ def write_card(folder: Path, licensed: Path | None) -> None:
         positions=MAX_POSITIONS,
         vocabulary=config.vocab_size,
         special=" ".join(f"`{token}`" for token in SPECIAL_TOKENS),
-        steps=steps,
-        step_tokens=STEP_TOKENS,
-        tokens=steps * STEP_TOKENS / 1e6,
+        tokens=num_tokens / 1e6,
         minutes=round(seconds / 60),
-        rate=steps * STEP_TOKENS / seconds,
+        rate=num_tokens / seconds,
         rows=", ".join(f"{shape.length} in {shape.share:.0%} of the steps" for shape in ROW_SHAPES),
-        rounds=" and ".join(str(part.num_steps) for part in ROUNDS),
+        rounds=", ".join(f"{part.num_steps} × {part.step_tokens}" for part in ROUNDS),
         primer_steps=ROUNDS[0].primer_steps,
         seed=SEED,
         losses="\n".join(["| text | loss |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in losses.items())]),
+        tools="\n".join(f"| {kind} | {s['call']:.0%} | {s['answer']:.0%} |" for kind, s in scores.items()),
         samples=write_samples(model, AutoTokenizer.from_pretrained(folder)),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

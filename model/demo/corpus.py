@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from model.demo.chats import Message, Talker
 from model.demo.stories import Storyteller
+from model.demo.tool_words import ToolWords
+from model.demo.tools import Toolsmith, last_question
 
 TEXT = Path(__file__).parent / "text"
 
@@ -55,6 +57,7 @@ def documents(
     rng = Random(seed)
     storyteller = Storyteller(TEXT)
     talker = Talker(TEXT, storyteller, mixture.emphasis)
+    toolsmith = Toolsmith(TEXT, talker, ToolWords(TEXT, storyteller))
     kinds = [kind for kind in mixture.shares if kind != "licensed" or licensed]
     weights = [mixture.shares[kind] for kind in kinds]
     while True:
@@ -63,6 +66,13 @@ def documents(
             yield kind, prose(storyteller.story(rng)["story"])
         elif kind == "chat":
             yield kind, chat(talker.conversation(rng, max_exchanges))
+        elif kind == "tools":
+            messages = toolsmith.conversation(rng, max_exchanges)
+            yield kind, chat(messages, last_question(messages))
+        elif kind == "drill":
+            yield kind, exercise(*toolsmith.drill(rng))
+        elif kind == "copy":
+            yield kind, exercise(*toolsmith.words.copies(rng))
         elif kind == "note":
             yield kind, prose(talker.note(rng))
         elif kind == "names":
@@ -80,15 +90,20 @@ def prose(text: str) -> Document:
     return [Segment(BEGIN, False), Segment(text + END_OF_TEXT, True)]
 
 
-def chat(messages: list[Message]) -> Document:
-    """A conversation as the chat template renders it; only the assistant's words are learned."""
+def chat(messages: list[Message], start: int = 0) -> Document:
+    """A conversation as the chat template renders it. Learned are the assistant's words from message `start` on."""
     document = [Segment(BEGIN, False)]
-    for message in messages:
-        is_learned = message["role"] == "assistant"
+    for index, message in enumerate(messages):
+        is_learned = message["role"] == "assistant" and index >= start
         document.append(Segment(f"{TURN}{message['role']}\n", False))
         document.append(Segment(message["content"] + END_OF_TURN, is_learned))
         document.append(Segment("\n", False))
     return document
+
+
+def exercise(read: str, learned: str) -> Document:
+    """A text to read, and the text to be learned from it."""
+    return [Segment(BEGIN, False), Segment(read, False), Segment(learned + END_OF_TEXT, True)]
 
 
 def read_licensed(folder: Path) -> tuple[list[Document], list[Document]]:

@@ -43,6 +43,8 @@ class Round:
     mixture: Mixture
     primer_steps: int = 0
     """Steps at the start that read the primer alone."""
+    shapes: tuple[RowShape, ...] = ROW_SHAPES
+    step_tokens: int = STEP_TOKENS
 
 
 # The primer is short texts in which names come again. From the whole mixture alone, where names are far apart, a model
@@ -50,15 +52,44 @@ class Round:
 PRIMER = Mixture({"names": 1})
 PRIMER_SHAPE = RowShape(128, 1.0, 1)
 
+# What the first round left weak: short answers to be known by heart, and stories about what was asked for.
+EMPHASIS = {"story": 2.5, "sum": 6, "difference": 4, "opposite": 3, "count": 5, "wink": 2, "name": 0.5}
+
 ROUNDS = (
     Round(1400, 3e-3, WHOLE, primer_steps=200),
-    # What the first round left weak: short answers to be known by heart, and stories about what was asked for.
+    Round(1000, 2e-3, Mixture({"story": 22, "chat": 60, "note": 8, "names": 5, "wink": 3, "licensed": 2}, EMPHASIS)),
+    # Tools come last. A call is mostly copying, token by token, which the names have not taught, and finding, among a
+    # few tools, the one that the question is about. From talks with tools alone neither was learned in 1 M tokens, so
+    # there are short texts that are dense with the one, and then with the other.
     Round(
-        1000,
+        900,
+        2e-3,
+        Mixture({"copy": 40, "drill": 40, "chat": 12, "story": 4, "note": 2, "names": 1, "wink": 1}, EMPHASIS),
+        shapes=(PRIMER_SHAPE,),
+        step_tokens=2048,
+    ),
+    Round(
+        2600,
+        2e-3,
+        Mixture({"drill": 46, "tools": 24, "copy": 4, "chat": 17, "story": 7, "note": 1, "wink": 1}, EMPHASIS),
+        shapes=(RowShape(256, 1.0, 4),),
+        step_tokens=2048,
+    ),
+    Round(
+        900,
         2e-3,
         Mixture(
-            shares={"story": 22, "chat": 60, "note": 8, "names": 5, "wink": 3, "licensed": 2},
-            emphasis={"story": 2.5, "sum": 6, "difference": 4, "opposite": 3, "count": 5, "wink": 2, "name": 0.5},
+            {"tools": 38, "drill": 6, "story": 14, "chat": 34, "note": 4, "names": 2, "wink": 2, "licensed": 2},
+            EMPHASIS,
+        ),
+    ),
+    # What had been known before the tools came.
+    Round(
+        700,
+        2e-3,
+        Mixture(
+            {"tools": 20, "drill": 2, "story": 19, "chat": 44, "note": 6, "names": 4, "wink": 3, "licensed": 2},
+            EMPHASIS,
         ),
     ),
 )

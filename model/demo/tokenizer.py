@@ -15,18 +15,48 @@ SPECIAL_TOKENS = [END_OF_TEXT, BEGIN, TURN, END_OF_TURN]
 """In the order of their ids, from 0."""
 
 CHAT_TEMPLATE = """\
+{%- macro text_of(content) -%}
+    {%- if content is string -%}
+        {{- content -}}
+    {%- else -%}
+        {%- for part in content or [] -%}{{- part.text -}}{%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{%- macro list_of_tools() -%}
+    {{- 'Tools:' -}}
+    {%- for tool in tools -%}
+        {%- set schema = tool.function.parameters or {} -%}
+        {%- set name = tool.function.name -%}
+        {{- '\\n- ' ~ name | replace('_', ' ') ~ ' ' ~ name ~ ' {' -}}
+        {%- for parameter in schema.properties or {} -%}
+            {{- '"' ~ parameter ~ '"' -}}
+            {{- '?' if schema.required is defined and parameter not in schema.required else '' -}}
+            {{- '' if loop.last else ',' -}}
+        {%- endfor -%}
+        {{- '}' -}}
+    {%- endfor -%}
+{%- endmacro -%}
+{#- The tools stand after the last question: so each can be compared with it where it is read. -#}
+{%- set last = namespace(question=0) -%}
+{%- for message in messages -%}
+    {%- if message.role == 'user' -%}{%- set last.question = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
 {{- bos_token -}}
 {%- for message in messages -%}
     {%- if message.role not in ['system', 'developer', 'user', 'assistant', 'tool'] -%}
         {{- raise_exception("unknown role '" ~ message.role ~ "'") -}}
     {%- endif -%}
     {%- set role = 'system' if message.role == 'developer' else message.role -%}
-    {{- '<|im_start|>' ~ role ~ '\\n' -}}
-    {%- if message.content is string -%}
-        {{- message.content -}}
-    {%- else -%}
-        {%- for part in message.content or [] -%}{{- part.text -}}{%- endfor -%}
+    {%- set text = text_of(message.content) -%}
+    {{- '<|im_start|>' ~ role ~ '\\n' ~ text -}}
+    {%- if tools and loop.index0 == last.question -%}
+        {{- '\\n\\n' ~ list_of_tools() -}}
     {%- endif -%}
+    {%- for call in message.tool_calls or [] -%}
+        {%- set name = call.function.name -%}
+        {{- ('' if loop.first and not text else '\\n') ~ '<call> ' ~ name.split('_')[-1] ~ ' ' ~ name ~ ' ' -}}
+        {{- call.function.arguments | tojson ~ '</call>' -}}
+    {%- endfor -%}
     {{- '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}

@@ -27,7 +27,6 @@ from model.demo.recipe import (
     ROUNDS,
     ROW_SHAPES,
     SEED,
-    STEP_TOKENS,
     TOKENIZER_DOCUMENTS,
     WEIGHT_DECAY,
     WHOLE,
@@ -42,19 +41,19 @@ SAVE_STEPS = 200
 
 
 def batches(number: int, tokenizer: Tokenizer, licensed: list[Document]) -> Iterator[PackedRows]:
-    """Batches of `STEP_TOKENS` tokens without end for a round: its primer, then its mixture, each of one row shape."""
-    seed = SEED + 10_000 * number
+    """Batches without end for a round: its primer, then its mixture, each of one row shape."""
+    part, seed = ROUNDS[number], SEED + 10_000 * number
 
     def stream(stream_seed: int, mixture: Mixture, shape: RowShape) -> Iterator[PackedRows]:
         found = documents(stream_seed, mixture, shape.max_exchanges, licensed)
         encoded = (encode(tokenizer, document) for _, document in found)
-        return packed(encoded, STEP_TOKENS // shape.length, shape.length)
+        return packed(encoded, part.step_tokens // shape.length, shape.length)
 
-    yield from islice(stream(seed, PRIMER, PRIMER_SHAPE), ROUNDS[number].primer_steps)
-    streams = [stream(seed + shape.length, ROUNDS[number].mixture, shape) for shape in ROW_SHAPES]
+    yield from islice(stream(seed, PRIMER, PRIMER_SHAPE), part.primer_steps)
+    streams = [stream(seed + shape.length, part.mixture, shape) for shape in part.shapes]
     rng = Random(seed)
     while True:
-        yield next(rng.choices(streams, [shape.share for shape in ROW_SHAPES])[0])
+        yield next(rng.choices(streams, [shape.share for shape in part.shapes])[0])
 
 
 def loss_of(model: LlamaForCausalLM, rows: PackedRows, is_bf16: bool) -> Tensor:

@@ -132,7 +132,18 @@ class _Writer:
         self.lines.append(f"{name}: {' | '.join(choices)}")
 
     def _written(self, before: Sequence[str]) -> _Before:
-        return lambda tool: self._terms([part.replace("NAME", tool) for part in before])
+        return lambda tool: " ".join(
+            self._naming(part, tool) if "NAME" in part else self._term(part) for part in before
+        )
+
+    def _naming(self, part: str, tool: str) -> str:
+        assert self._syntax is not None
+        text = part.replace("NAME", tool)
+        if not self._syntax.has_words:
+            return self._term(text)
+        # One term, since a lexer that has read a word can't tell whether the name begins with it.
+        words = "".join(f"( {word})?" for word in tool.split("_"))
+        return f"/{words}{text}/"
 
     def _terms(self, parts: Sequence[str]) -> str:
         return " ".join(map(self._term, parts))

@@ -45,7 +45,9 @@ def test_each_curl_gets_a_text(server: ServerProcess, tmp_path: Path, curl: str)
 
 def test_the_python_blocks_one_after_the_other_print_texts(server: ServerProcess, tmp_path: Path) -> None:
     program = "\n\n".join(blocks("python"))
-    streamed, person = run([sys.executable, "-c", _at(server, program)], tmp_path).rsplit("\n{", 1)
+    *printed, call, told = run([sys.executable, "-c", _at(server, program)], tmp_path).splitlines()
+    assert [f"# {call}", f"# {told}"] == re.findall(r"(?<=\)  )# .*", program)[-2:]
+    streamed, person = "\n".join(printed).rsplit("\n{", 1)
     assert streamed.strip()
     assert set(json.loads("{" + person)) == {"name", "age"}
 

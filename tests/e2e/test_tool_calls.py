@@ -1,4 +1,4 @@
-"""Tools with the real engine: whatever the bundled model likes to say, its calls fit their schemas."""
+"""Tools with the real engine: calls fit their schemas at any temperature, and the bundled model calls by itself."""
 
 import json
 import re
@@ -101,11 +101,53 @@ def test_an_answer_of_a_form_may_be_a_call_instead(client: openai.OpenAI) -> Non
         jsonschema.validate(json.loads(choice.message.content), SUM)
 
 
-def test_a_tool_loop_goes_from_question_to_answer(client: openai.OpenAI) -> None:
-    called = chat(client, tool_choice="required", parallel_tool_calls=False).choices[0].message
-    result = {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": "sunny"}
-    answer = chat(client, messages=[*MESSAGES, called, result], tool_choice="none", max_completion_tokens=16)
-    assert answer.choices[0].message.content
+def offered(name: str, /, **types: str) -> dict[str, Any]:
+    """A tool by its name and its parameters' types."""
+    schema = {
+        "type": "object",
+        "properties": {key: {"type": kind} for key, kind in types.items()},
+        "required": [*types],
+    }
+    return {"type": "function", "function": {"name": name, "description": "A tool.", "parameters": schema}}
+
+
+TOOLBOX = [
+    offered("get_weather", city="string"),
+    offered("add", a="integer", b="integer"),
+    # Words of names that the bundled model was never trained on.
+    offered("retrieve_nationality", name="string"),
+]
+
+
+@pytest.mark.parametrize(
+    ("question", "name", "arguments", "result", "told"),
+    [
+        ("What is the weather in Paris?", "get_weather", {"city": "Paris"}, '{"weather": "sunny"}', ["sunny", "Paris"]),
+        ("What is 37 + 46?", "add", {"a": 37, "b": 46}, "83", ["83"]),
+        ("What is the nationality of Clara?", "retrieve_nationality", {"name": "Clara"}, "Dutch", ["Dutch", "Clara"]),
+    ],
+)
+def test_the_bundled_model_goes_from_question_to_tool_to_answer(
+    client: openai.OpenAI, question: str, name: str, arguments: dict[str, Any], result: str, told: list[str]
+) -> None:
+    asked: list[Any] = [{"role": "user", "content": question}]
+    called = chat(client, messages=asked, tools=TOOLBOX, temperature=0).choices[0]
+    assert (called.finish_reason, called.message.content) == ("tool_calls", None)
+    (call,) = called.message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == (name, arguments)
+    found = {"role": "tool", "tool_call_id": call.id, "content": result}
+    answer = chat(client, messages=[*asked, called.message, found], tools=TOOLBOX, temperature=0).choices[0]
+    assert answer.finish_reason == "stop"
+    assert all(word in answer.message.content for word in told)
+
+
+@pytest.mark.parametrize("said", ["Hello!", "Who are you?", "Tell me a story about a cat."])
+def test_the_bundled_model_calls_nothing_that_it_does_not_need(client: openai.OpenAI, said: str) -> None:
+    asked = [{"role": "user", "content": said}]
+    answer = chat(client, messages=asked, tools=TOOLBOX, temperature=0, max_completion_tokens=20).choices[0]
+    assert answer.finish_reason in ("stop", "length")
+    assert answer.message.content
+    assert not answer.message.tool_calls
 
 
 def test_a_schema_that_is_none_is_refused_by_name(client: openai.OpenAI) -> None:

@@ -69,13 +69,14 @@ CALLS = {
     "llama3_json": ['{"name": "f", "parameters": {"a": 1}}', '{"name": "g", "parameters": {}}'],
     "mistral": ['[TOOL_CALLS]f[ARGS]{"a": 1}', "[TOOL_CALLS]g[ARGS]{}"],
     "mistral_array": ['[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]'],
+    "nexttoken": ['<call> f {"a": 1}</call>', "<call> g {}</call>", "<call> g g {}</call>"],
     "pythonic": ["[f(a=1)]", "[g()]", "[f(a=1), g()]"],
 }
 SPELLED = {
     "llama3_json": ['{"name":"f","arguments":{"a": 1}}', '{ "name" : "f",\n"parameters": {"a": 1}}'],
     "pythonic": ["[ f(a=1)]"],
 }
-BETWEEN = {"hermes": "\n", "llama3_json": "; ", "mistral": ""}
+BETWEEN = {"hermes": "\n", "nexttoken": "\n", "llama3_json": "; ", "mistral": ""}
 
 
 @pytest.mark.parametrize("special", [{}, SPECIAL])
@@ -100,7 +101,7 @@ def test_a_limit_of_one_call_is_kept(compiler, name):
 
 
 @pytest.mark.parametrize("special", [{}, SPECIAL])
-@pytest.mark.parametrize("name", ["hermes", "mistral", "mistral_array"])
+@pytest.mark.parametrize("name", ["hermes", "mistral", "mistral_array", "nexttoken"])
 def test_a_call_of_the_models_own_will_is_enforced_from_its_mark_on(compiler, name, special):
     grammar = answer_grammar(rules(name), special)
     call = CALLS[name][0]

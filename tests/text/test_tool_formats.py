@@ -27,6 +27,16 @@ WHOLE: dict[str, list[tuple[str, str, list[tuple[str, Any]]]]] = {
         ('<tool_call>{"name": "f"}</tool_call>', "", [("f", {})]),
         ('<tool_call>{"name": "f", "arguments": {}}', "", [("f", {})]),
     ],
+    "nexttoken": [
+        ('<call> f {"a": 1}</call>', "", [("f", {"a": 1})]),
+        ("So:\n<call> the good f " + HARD_JSON + "</call>", "So:", [("f", HARD)]),
+        (
+            '<call> f {}</call>\n<call> weather get_weather {"a": [1]}</call> Done.',
+            "Done.",
+            [("f", {}), ("get_weather", {"a": [1]})],
+        ),
+        ("<call> f {}", "", [("f", {})]),
+    ],
     "llama3_json": [
         ('{"name": "f", "parameters": {"a": 1}}', "", [("f", {"a": 1})]),
         ('<|python_tag|>{"name": "f", "parameters": ' + HARD_JSON + "}", "", [("f", HARD)]),
@@ -74,6 +84,12 @@ TEXT = [
     ("hermes", '<tool_call>{"name": "f", "arguments": "x"}</tool_call>'),
     ("hermes", '<tool_call>{"name": "f", "arg'),
     ("hermes", "<tool_cal"),
+    ("nexttoken", "<call>"),
+    ("nexttoken", "a <call> b </call> c"),
+    ("nexttoken", "<call> unknown {}</call>"),
+    ("nexttoken", "<call> f x"),
+    ("nexttoken", "<cal"),
+    ("nexttoken", "<call> {}"),
     ("llama3_json", '{"name": "unknown", "parameters": {}}'),
     ("llama3_json", 'An object: {"name": "f", "parameters": {}}'),
     ("llama3_json", "<|python_tag|>f.call(x=1)"),
@@ -130,7 +146,9 @@ def test_st05_arguments_sent_so_far_are_the_beginning_of_all(name):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_st02_an_unfinished_call_keeps_what_came_of_its_arguments(name):
-    opening = {"pythonic": "[f(a=", "mistral": '[TOOL_CALLS]f[ARGS]{"a": '}.get(name, "")
+    opening = {"pythonic": "[f(a=", "mistral": '[TOOL_CALLS]f[ARGS]{"a": ', "nexttoken": '<call> f {"a": '}.get(
+        name, ""
+    )
     opening = opening or {"hermes": "<tool_call>", "mistral_array": "[TOOL_CALLS][", "llama3_json": ""}[name] + (
         '{"name": "f", "arguments": {"a": '
     )
@@ -145,7 +163,7 @@ def test_st02_an_unfinished_call_keeps_what_came_of_its_arguments(name):
 
 WORDS = (
     '<tool_call> </tool_call> [TOOL_CALLS] [ARGS] <|python_tag|> {"name":"f","arguments":{ } "name" : , "f" [f(a= '
-    "' \" \\ [ ] ( ) 1 nul true é x"
+    "<call> f </call> ' \" \\ [ ] ( ) 1 nul true é x"
 )
 MARKS = st.sampled_from([*WORDS.split(), " ", "\n"])
 
@@ -245,6 +263,7 @@ def test_ld06_code_in_arguments_is_never_run(name, bomb, tmp_path, monkeypatch):
     [
         (templates.LLAMA31, "llama3_json"),
         ("{{ tools }} <tool_call>", "hermes"),
+        ("{{ tools }} <call>", "nexttoken"),
         ("<tool_call><function=x><parameter=y>", None),
         ("[TOOL_CALLS] [", "mistral_array"),
         ("[TOOL_CALLS]name[ARGS]", "mistral"),

@@ -23,6 +23,8 @@ class CallSyntax:
     """After the last call."""
     has_keywords: bool = False
     """Whether the arguments are written as `name=JSON, ...`; where they can't be, calls are written as Llama's JSON."""
+    has_words: bool = False
+    """Whether words of the name may come before the part that holds the name, each after a space."""
     spelling: str = ""
     """Where calls begin without a mark: a regular expression for `before`, with which a text has begun like a call."""
 

@@ -4,6 +4,8 @@ from server.text.tool_formats.format import ToolFormat
 from server.text.tool_formats.hermes import OPENING, Hermes
 from server.text.tool_formats.llama3_json import PYTHON_TAG, Llama3Json
 from server.text.tool_formats.mistral import ARGS, ARRAY, NAMED, TOOL_CALLS, Mistral
+from server.text.tool_formats.nexttoken import OPENING as CALL
+from server.text.tool_formats.nexttoken import Nexttoken
 from server.text.tool_formats.pythonic import Pythonic
 
 HERMES = Hermes()
@@ -17,6 +19,7 @@ FORMATS: dict[str, ToolFormat] = {
         Pythonic(),
         Mistral("mistral", NAMED),
         Mistral("mistral_array", ARRAY),
+        Nexttoken(),
     )
 }
 """By name."""
@@ -29,6 +32,7 @@ _SIGNS = {
     ARGS: "mistral",
     TOOL_CALLS: "mistral_array",
     OPENING: "hermes",
+    CALL: "nexttoken",
     "func_name1(": "pythonic",
     PYTHON_TAG: "llama3_json",
     '"parameters": ': "llama3_json",
