@@ -61,6 +61,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What was proved at the start, on a GPU."""
     decode_mbu: float | None = None
     """The share of the memory's bandwidth that a decode step of one sequence used at the start, on a GPU."""
+    num_threads: int = 1
+    """Of what computes, on a CPU."""
     quantization: Quantization = "none"
     vocab_size: int
     max_model_len: int

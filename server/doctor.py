@@ -88,7 +88,7 @@ def _with_model(options: RunnerOptions) -> Iterator[Finding]:
     is_missed = options.kernels == "auto" and info.device == "cpu" and unavailable() is not None
     yield Finding("computes", f"{info.kernels}; {info.attention} attention", is_fault=is_missed)
     if info.device == "cpu":
-        yield Finding("threads", f"{torch.get_num_threads()}")
+        yield Finding("threads", f"{info.num_threads}")
     if info.device == "cpu" and info.kernels.startswith("own"):
         yield _own_kernels(options, runner, info)
     for check in info.checks:

@@ -142,8 +142,9 @@ class Scheduler:
         batch = Batch()
         rows: list[tuple[Sequence, int]] = []
         self._preempt_for_priority()
-        budget = self._budget()
-        shares = self._share(budget)
+        prompts = [s for s in self.running if len(s.token_ids) - s.num_computed > 1]
+        budget = self._budget(len(prompts))
+        shares = self._share(prompts, budget)
         # Beside unfinished prompts a step's tokens are worth more than guesses.
         drafts = self._planner.plan(self.running) if not shares else {}
         position = 0
@@ -219,22 +220,20 @@ class Scheduler:
                 return  # it wouldn't fit even without them
             self._preempt(self.running[-1])
 
-    def _budget(self) -> int:
-        """How many tokens this step may compute."""
+    def _budget(self, num_unfinished: int) -> int:
+        """How many tokens this step may compute, where so many of the running prompts are unfinished."""
         limits = self.limits
-        num_prompts = sum(sequence.num_to_compute > 1 for sequence in self.running)
-        num_decoding = len(self.running) - num_prompts
-        num_prompts += min(len(self.waiting), len(self._free_slots))
+        num_decoding = len(self.running) - num_unfinished
+        num_prompts = num_unfinished + min(len(self.waiting), len(self._free_slots))
         return step_budget(num_decoding, num_prompts, limits.prompt_costs, limits.max_step_tokens)
 
-    def _share(self, budget: int) -> dict[int, int]:
-        """How many tokens each unfinished running prompt may compute in this step, by sequence id.
+    def _share(self, prompts: list[Sequence], budget: int) -> dict[int, int]:
+        """How many tokens each of these unfinished running prompts may compute in this step, by sequence id.
 
         What decoding leaves is split: half for the first prompt in order of rank, so that it can't starve; the other
         half for the shortest ones, running or waiting, so that they don't queue behind a long one. Either takes what
         the other leaves over.
         """
-        prompts = [s for s in self.running if len(s.token_ids) - s.num_computed > 1]
         if not prompts:
             return {}
         budget -= len(self.running) - len(prompts)

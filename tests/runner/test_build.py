@@ -134,8 +134,12 @@ def test_the_setting_of_threads_tells_when_one_is_the_default():
 def test_threads_are_as_many_as_asked_for(checkpoint):
     before = torch.get_num_threads()
     try:
-        build_with(checkpoint, num_threads=2)
-        assert torch.get_num_threads() == 2
+        _, own = build_with(checkpoint, num_threads=2)
+        assert own.num_threads == 2
+        if own.kernels.startswith("own"):
+            assert torch.get_num_threads() == 1, "torch's would spin on the cores of the kernels'"
+        _, plain = build_with(checkpoint, num_threads=2, kernels="torch")
+        assert plain.num_threads == torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
