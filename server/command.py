@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NoReturn
 
+from model.errors import ModelError
+
 EXIT_FAILED = 1
 EXIT_BAD_USE = 2
 
@@ -27,8 +29,8 @@ class CommandFailed(Exception):
 class Parser(argparse.ArgumentParser):
     """A command's parser; commands within it have parsers of this class, too.
 
-    Its defaults are `command`, itself, and `run`, which takes the options, returns the exit code and may raise BadUse
-    or CommandFailed.
+    Its defaults are `command`, itself, and `run`, which takes the options, returns the exit code and may raise BadUse,
+    CommandFailed and, for a model that can't be used, ModelError.
     """
 
     def run(self, arguments: Sequence[str] | None) -> int:
@@ -44,6 +46,8 @@ class Parser(argparse.ArgumentParser):
             code: int = options.run(options)
         except BadUse as fault:
             command.refuse(fault.lines)
+        except ModelError as error:
+            command.refuse([" ".join(str(error).split())])
         except CommandFailed as failure:
             print(f"{command.prog}: {failure}", file=sys.stderr)
             return EXIT_FAILED

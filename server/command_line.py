@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from server.bench.commands import add_bench
-from server.command import BadUse, Parser
+from server.command import Parser
 from server.flags import add_setting_flags, settings_of
 from server.settings import Settings
 from server.version import VERSION
@@ -74,12 +74,7 @@ _DOCTOR_SETTINGS = (
 
 def _doctor(options: argparse.Namespace) -> int:
     settings = settings_of(options)
-    from model.errors import ModelError
     from server.doctor import doctor
     from server.serve import model_directory, worker_config
 
-    try:
-        directory = model_directory(settings)
-    except ModelError as error:
-        raise BadUse(" ".join(str(error).split())) from None
-    return doctor(worker_config(settings, directory).runner)
+    return doctor(worker_config(settings, model_directory(settings)).runner)

@@ -56,16 +56,11 @@ _ENGINE_SETTINGS = (
 
 def _engine(options: argparse.Namespace) -> int:
     settings = settings_of(options)
-    from model.errors import ModelError
     from server.bench.engine import bench_engine
     from server.serve import model_directory, worker_config
 
-    try:
-        runner = worker_config(settings, model_directory(settings)).runner
-        results = bench_engine(runner, options.batch, options.context, options.profile)
-    except ModelError as error:
-        raise BadUse(" ".join(str(error).split())) from None
-    write_json(options, results)
+    runner = worker_config(settings, model_directory(settings)).runner
+    write_json(options, bench_engine(runner, options.batch, options.context, options.profile))
     return 0
 
 
