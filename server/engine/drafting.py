@@ -161,5 +161,5 @@ class StepCosts:
         return self.costs[-1] + max(0.0, slope) * (num_tokens - self.largest)
 
 
-NO_DRAFTS = StepCosts((1,), (1.0,))
-"""Nothing is known of steps with more than one token, so none are tried."""
+UNKNOWN_COSTS = StepCosts((1,), (1.0,))
+"""Nothing is known of steps with more than one token: no drafts are tried, and no prompt is held back."""

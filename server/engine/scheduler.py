@@ -9,7 +9,7 @@ from typing import Literal
 from model.batch import NO_TOKEN, Batch, Join, StepOutput, TokenLogprobs
 from server.engine.block_pool import BlockPool
 from server.engine.draft_planner import Draft, DraftPlanner
-from server.engine.drafting import NO_DRAFTS, StepCosts
+from server.engine.drafting import UNKNOWN_COSTS, StepCosts
 from server.engine.prefix_cache import PrefixCache
 from server.engine.sequence import Sequence
 from server.engine.step_budget import step_budget
@@ -30,11 +30,11 @@ class SchedulerLimits:
     block_size: int
     prefix_caching: bool = True
     """Off, blocks are shared only within one request."""
-    step_costs: StepCosts = NO_DRAFTS
+    step_costs: StepCosts = UNKNOWN_COSTS
     """What it costs to verify drafts."""
     draft_costs: StepCosts | None = None
     """What a step of the draft model costs, in the same unit; None without one."""
-    prompt_costs: StepCosts = NO_DRAFTS
+    prompt_costs: StepCosts = UNKNOWN_COSTS
     """What it costs to compute tokens of a prompt, by which prompts share a step with sequences that decode."""
 
 

@@ -4,7 +4,7 @@ import time
 from itertools import accumulate
 
 from model.batch import Batch, Join, Proposal, SamplingParams
-from server.engine.drafting import NO_DRAFTS, StepCosts
+from server.engine.drafting import UNKNOWN_COSTS, StepCosts
 from server.engine.engine import ResultsT, Runner
 
 SIZES = (1, 4, 16)
@@ -18,12 +18,12 @@ NUM_GUESSES = 4
 
 
 def measure_step_costs(runner: Runner[ResultsT], *, max_model_len: int, block_size: int) -> StepCosts:
-    """Steps in which one sequence verifies 0, 3 and 15 drafts; NO_DRAFTS for a model whose context is too short.
+    """Steps in which one sequence verifies 0, 3 and 15 drafts; UNKNOWN_COSTS for a model whose context is too short.
 
     Uses slot 0 and the first blocks, which must not be in use.
     """
     if max_model_len <= NUM_TOKENS:
-        return NO_DRAFTS
+        return UNKNOWN_COSTS
     runner.read(runner.enqueue(_first_batch(block_size)))
     times = _step_times(runner, [_step(size - 1) for size in SIZES])
     return StepCosts(SIZES, tuple(seconds / times[0] for seconds in times))
@@ -39,7 +39,7 @@ def measure_prompt_costs(
     most = min(max_step_tokens, min(max_model_len, num_blocks * block_size) - CONTEXT - 1)
     sizes = [size for size in PROMPT_SIZES if size <= most]
     if not sizes:
-        return NO_DRAFTS
+        return UNKNOWN_COSTS
     runner.read(runner.enqueue(_first_batch(block_size, CONTEXT + sizes[-1])))
     times: list[float] = []
     for size in sizes:

@@ -25,7 +25,7 @@ from model.families.registry import config_from_directory
 from model.runner import ModelRunner
 from server.bench.decode import decode_speed
 from server.child import exit_at_end_of_input
-from server.engine.drafting import NO_DRAFTS
+from server.engine.drafting import UNKNOWN_COSTS
 from server.engine.engine import Engine
 from server.engine.messages import (
     Abort,
@@ -131,7 +131,7 @@ def _decode_mbu(config: WorkerConfig, runner: ModelRunner, model: ModelInfo) -> 
 
 
 def _limits(config: WorkerConfig, runner: ModelRunner, model: ModelInfo) -> SchedulerLimits:
-    costs, draft_costs = NO_DRAFTS, None
+    costs, draft_costs = UNKNOWN_COSTS, None
     if config.speculation:
         costs = measure_step_costs(runner, max_model_len=model.max_model_len, block_size=model.block_size)
     if config.speculation and model.draft is not None:

@@ -12,7 +12,7 @@ from model.batch import Batch, SamplingParams, StepOutput, TokenLogprobs
 from model.build import build_runner
 from model.description import RunnerOptions
 from model.runner import ModelRunner, Results
-from server.engine.drafting import NO_DRAFTS, StepCosts
+from server.engine.drafting import UNKNOWN_COSTS, StepCosts
 from server.engine.engine import Engine
 from server.engine.messages import Choice, Request, StepResult
 from server.engine.scheduler import SchedulerLimits
@@ -70,7 +70,7 @@ def make_engine(
     is_overlapped: bool = False,
     num_blocks: int | None = None,
     prefix_caching: bool = True,
-    step_costs: StepCosts = NO_DRAFTS,
+    step_costs: StepCosts = UNKNOWN_COSTS,
     draft_costs: StepCosts | None = None,
     **options: Any,
 ) -> Engine:

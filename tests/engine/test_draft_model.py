@@ -8,7 +8,7 @@ import pytest
 from model.batch import SamplingParams
 from model.errors import UnsupportedModel
 from server.engine.draft_planner import MAX_LAG, DraftPlanner, Offer, best_length
-from server.engine.drafting import MAX_DRAFTS, NO_DRAFTS, Drafter, Record, StepCosts
+from server.engine.drafting import MAX_DRAFTS, UNKNOWN_COSTS, Drafter, Record, StepCosts
 from server.engine.engine import Engine
 from server.engine.sequence import Sequence
 from server.engine.step_costs import SIZES, measure_draft_costs
@@ -33,21 +33,14 @@ SAMPLED = SamplingParams(max_tokens=40, temperature=0.9, seed=4, ignore_eos=True
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("target")
-    save_llama(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("smaller")
     save_llama(directory, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4)
     return directory
 
 
-def drafted_engine(target: Path, draft: Path, **options: Any) -> Engine:
-    return make_engine(target, step_costs=FREE, draft_costs=CHEAP, draft_model_dir=str(draft), **options)
+def drafted_engine(model_dir: Path, draft: Path, **options: Any) -> Engine:
+    return make_engine(model_dir, step_costs=FREE, draft_costs=CHEAP, draft_model_dir=str(draft), **options)
 
 
 def texts(generated: dict[int, Generated]) -> dict[int, tuple[list[int], str]]:
@@ -55,7 +48,7 @@ def texts(generated: dict[int, Generated]) -> dict[int, tuple[list[int], str]]:
 
 
 @pytest.mark.parametrize("kernels", ["auto", "torch"])
-@pytest.mark.parametrize("guesser", ["smaller", "target"])
+@pytest.mark.parametrize("guesser", ["smaller", "model_dir"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -65,10 +58,10 @@ def texts(generated: dict[int, Generated]) -> dict[int, tuple[list[int], str]]:
         pytest.param({"prefix_caching": False}, id="not shared"),
     ],
 )
-def test_texts_of_every_kind_are_those_without_it(target, guesser, kernels, options, request: pytest.FixtureRequest):
+def test_texts_of_every_kind_are_those_without_it(model_dir, guesser, kernels, options, request: pytest.FixtureRequest):
     requests = [*neighbours(7), several(prompt(30, 1), SAMPLED, 2000, 3), several(prompt(30, 1), GREEDY, 3000, 1)]
-    expected = texts(run(make_engine(target, kernels=kernels), requests))
-    engine = drafted_engine(target, request.getfixturevalue(guesser), kernels=kernels, max_num_seqs=6, **options)
+    expected = texts(run(make_engine(model_dir, kernels=kernels), requests))
+    engine = drafted_engine(model_dir, request.getfixturevalue(guesser), kernels=kernels, max_num_seqs=6, **options)
     assert texts(run(engine, requests)) == expected
     proposed = engine.stats().num_drafts
     assert proposed > 10
@@ -83,9 +76,9 @@ def several(prompt_ids: list[int], params: SamplingParams, first_id: int, n: int
 
 
 @pytest.mark.parametrize("params", [SAMPLED, GREEDY_WITHOUT_REPETITION])
-def test_a_draft_model_that_is_the_model_is_right_at_any_temperature(target: Path, params: SamplingParams) -> None:
+def test_a_draft_model_that_is_the_model_is_right_at_any_temperature(model_dir: Path, params: SamplingParams) -> None:
     """It draws with the same random numbers, so nothing but rounding is between the two."""
-    engine = drafted_engine(target, target)
+    engine = drafted_engine(model_dir, model_dir)
     steps = []
     run(engine, [request(prompt(40), params)], lambda step: steps.append(len(step.token_ids)))
     stats = engine.stats()
@@ -93,21 +86,21 @@ def test_a_draft_model_that_is_the_model_is_right_at_any_temperature(target: Pat
     assert max(steps) == MAX_DRAFTS + 1
 
 
-def test_a_request_goes_on_after_its_worker_died(target: Path, smaller: Path) -> None:
-    whole = run(make_engine(target), [request(prompt(20), SAMPLED)])[0].token_ids
-    engine = drafted_engine(target, smaller)
+def test_a_request_goes_on_after_its_worker_died(model_dir: Path, smaller: Path) -> None:
+    whole = run(make_engine(model_dir), [request(prompt(20), SAMPLED)])[0].token_ids
+    engine = drafted_engine(model_dir, smaller)
     rest = run(engine, [request(prompt(20), SAMPLED, emitted=whole[:17])])[0]
     assert whole[:17] + rest.token_ids == whole
 
 
-def test_its_cache_takes_memory_beside_the_models(target: Path) -> None:
-    alone = make_engine(target, kv_cache_bytes=2**17)
-    both = make_engine(target, kv_cache_bytes=2**17 * 2, draft_model_dir=str(target))
+def test_its_cache_takes_memory_beside_the_models(model_dir: Path) -> None:
+    alone = make_engine(model_dir, kv_cache_bytes=2**17)
+    both = make_engine(model_dir, kv_cache_bytes=2**17 * 2, draft_model_dir=str(model_dir))
     assert both._scheduler.limits.num_blocks == alone._scheduler.limits.num_blocks
 
 
-def test_its_steps_are_measured(target: Path, smaller: Path) -> None:
-    engine = make_engine(target, draft_model_dir=str(smaller))
+def test_its_steps_are_measured(model_dir: Path, smaller: Path) -> None:
+    engine = make_engine(model_dir, draft_model_dir=str(smaller))
     costs = measure_draft_costs(engine._runner, max_model_len=MAX_MODEL_LEN, block_size=BLOCK)
     assert costs is not None
     assert costs.sizes == SIZES
@@ -123,10 +116,10 @@ def test_its_steps_are_measured(target: Path, smaller: Path) -> None:
         ({"max_position_embeddings": 64}, "it takes 64 tokens of context, the model is served with 128"),
     ],
 )
-def test_a_model_that_cannot_guess_for_this_one_is_refused(target, tmp_path, changes, reason):
+def test_a_model_that_cannot_guess_for_this_one_is_refused(model_dir, tmp_path, changes, reason):
     save_llama(tmp_path, **changes)
     with pytest.raises(UnsupportedModel, match=reason):
-        make_engine(target, draft_model_dir=str(tmp_path))
+        make_engine(model_dir, draft_model_dir=str(tmp_path))
 
 
 def sequence(
@@ -221,4 +214,4 @@ def test_each_guess_costs_a_step_of_the_draft_model() -> None:
     lengths = [best_length(offers, 1, FREE, StepCosts((1, 64), (cost, cost)))[0] for cost in (0.01, 0.15, 0.3, 1.0)]
     assert lengths == sorted(lengths, reverse=True)
     assert (lengths[0], lengths[-1]) == (MAX_DRAFTS, 0)
-    assert best_length(offers, 1, NO_DRAFTS, CHEAP) == (0, 1.0)
+    assert best_length(offers, 1, UNKNOWN_COSTS, CHEAP) == (0, 1.0)

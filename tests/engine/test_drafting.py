@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from model.batch import SamplingParams
 from server.engine.draft_planner import Offer, best_length
-from server.engine.drafting import LONGEST_PAUSE, MAX_DRAFTS, NGRAM, NO_DRAFTS, Drafter, Record, StepCosts
+from server.engine.drafting import LONGEST_PAUSE, MAX_DRAFTS, NGRAM, UNKNOWN_COSTS, Drafter, Record, StepCosts
 from server.engine.engine import Engine
 from server.engine.step_costs import measure_step_costs
-from tests.engine.generation import GREEDY, alone, make_engine, neighbours, prompt, request, run, save_llama
+from tests.engine.generation import GREEDY, alone, make_engine, neighbours, prompt, request, run
 
 FREE = StepCosts((1, 64), (1.0, 1.0))
 
@@ -93,7 +93,7 @@ def test_guesses_are_made_only_where_they_promise_more_than_they_cost() -> None:
     assert best_length([offer(0.9)], 1, FREE)[0] == MAX_DRAFTS
     assert best_length([offer(0.05)], 1, FREE) == (0, 1.0)
     assert best_length([offer(0.9)], 1, StepCosts((1, 8), (1.0, 8.0))) == (0, 1.0)
-    assert best_length([offer(0.9)], 1, NO_DRAFTS) == (0, 1.0)
+    assert best_length([offer(0.9)], 1, UNKNOWN_COSTS) == (0, 1.0)
     in_between, speedup = best_length([offer(0.9)], 1, StepCosts((1, 4, 16), (1.0, 1.2, 6.0)))
     assert 1 <= in_between <= 5
     assert speedup > 1.1
@@ -102,13 +102,6 @@ def test_guesses_are_made_only_where_they_promise_more_than_they_cost() -> None:
 def test_costs_between_measured_sizes_lie_on_a_line() -> None:
     costs = StepCosts((1, 4, 16), (1.0, 2.0, 5.0))
     assert [costs.at(n) for n in (1, 2.5, 4, 10, 16, 28)] == [1.0, 1.5, 2.0, 3.5, 5.0, 8.0]
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("llama")
-    save_llama(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +169,7 @@ def test_costs_are_measured_on_the_runner_itself(model_dir: Path) -> None:
     costs = measure_step_costs(engine._runner, max_model_len=128, block_size=4)
     assert costs.costs[0] == 1.0
     assert all(cost > 0 for cost in costs.costs)
-    assert measure_step_costs(engine._runner, max_model_len=20, block_size=4) == NO_DRAFTS
+    assert measure_step_costs(engine._runner, max_model_len=20, block_size=4) == UNKNOWN_COSTS
     assert alone(engine, prompt(20), GREEDY).token_ids, "the engine works after it"
 
 

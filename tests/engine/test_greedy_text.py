@@ -19,7 +19,6 @@ from tests.engine.generation import (
     prompt,
     request,
     run,
-    save_llama,
 )
 
 BUNDLED = Path(__file__).parents[2] / "model" / "demo" / "bundled"
@@ -29,17 +28,10 @@ PROMPTS["bundled"] = [Tokenizer.from_file(str(BUNDLED / "tokenizer.json")).encod
 SMALLEST_POOL = MAX_MODEL_LEN // BLOCK
 
 
-@pytest.fixture(scope="module")
-def random_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("llama")
-    save_llama(directory)
-    return directory
-
-
 @pytest.fixture(scope="module", params=["random", "bundled"])
-def model(request, random_llama) -> tuple[Path, list[list[int]], list[list[int]]]:
+def model(request, model_dir) -> tuple[Path, list[list[int]], list[list[int]]]:
     """A checkpoint, prompts, and how transformers goes on with each."""
-    directory = random_llama if request.param == "random" else BUNDLED
+    directory = model_dir if request.param == "random" else BUNDLED
     theirs = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
     theirs.generation_config.eos_token_id = None
     prompts = PROMPTS[request.param]
@@ -59,8 +51,8 @@ def continuation(theirs: LlamaForCausalLM, prompt_ids: list[int]) -> list[int]:
 
 
 @pytest.fixture
-def engine(random_llama) -> Engine:
-    return make_engine(random_llama)
+def engine(model_dir) -> Engine:
+    return make_engine(model_dir)
 
 
 def test_the_texts_differ(model):
@@ -109,13 +101,13 @@ def test_dt01_text_is_the_same_from_the_prefix_cache(model, max_step_tokens):
 
 
 @pytest.mark.parametrize("max_step_tokens", [16, 512])
-def test_dt01_fifty_prompts_with_a_common_beginning_read_the_same_cold_and_warm(random_llama, max_step_tokens):
+def test_dt01_fifty_prompts_with_a_common_beginning_read_the_same_cold_and_warm(model_dir, max_step_tokens):
     short = msgspec.structs.replace(GREEDY, max_tokens=8)
     prompts = [prompt(50)[: 7 + i % 40] + prompt(1 + i % 9, seed=i) for i in range(50)]
-    engine = make_engine(random_llama, max_step_tokens=max_step_tokens)
+    engine = make_engine(model_dir, max_step_tokens=max_step_tokens)
     cold = [alone(engine, ids, short, cache_salt=str(i)).token_ids for i, ids in enumerate(prompts)]
     assert engine.stats().prefix_hit_tokens == 0
-    engine = make_engine(random_llama, max_step_tokens=max_step_tokens)
+    engine = make_engine(model_dir, max_step_tokens=max_step_tokens)
     requests = [request(ids, short, sequence_id=i) for i, ids in enumerate(prompts)]
     for _ in range(2):
         texts = run(engine, requests)
@@ -171,8 +163,8 @@ def test_choices_of_one_request_write_the_same_text_and_compute_the_prompt_once(
     assert max(computed) < 4 * 41 // BLOCK
 
 
-def test_priorities_change_the_order_and_not_the_text(random_llama):
-    engine = make_engine(random_llama, max_num_seqs=2)
+def test_priorities_change_the_order_and_not_the_text(model_dir):
+    engine = make_engine(model_dir, max_num_seqs=2)
     prompts = [prompt(11 + 7 * i, seed=i) for i in range(5)]
     expected = [alone(engine, ids, GREEDY, cache_salt="alone").token_ids for ids in prompts]
     ends: list[int] = []

@@ -19,18 +19,10 @@ from tests.engine.generation import (
     prompt,
     request,
     run,
-    save_llama,
 )
 from tests.engine.test_grammars import OF_SCHEMA, TOKENS, VOCABULARY
 
 FREE_DRAFTS = StepCosts((1, 64), (1.0, 1.0))
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("llama")
-    save_llama(path)
-    return path
 
 
 def guided(count: int) -> list[Request]:
@@ -38,8 +30,8 @@ def guided(count: int) -> list[Request]:
     return [request(prompt(4 + i, i), params, sequence_id=i) for i in range(count)]
 
 
-def engine(directory: Path, *, is_overlapped: bool, **options) -> Engine:
-    made = make_engine(directory, is_overlapped=is_overlapped, **options)
+def engine(model_dir: Path, *, is_overlapped: bool, **options) -> Engine:
+    made = make_engine(model_dir, is_overlapped=is_overlapped, **options)
     made.use(VOCABULARY)
     return made
 
@@ -65,28 +57,28 @@ def assert_same(got: dict[int, Generated], expected: dict[int, Generated]) -> No
         pytest.param([request(prompt(9), SamplingParams(max_tokens=0, prompt_logprobs=1))], {}, id="prompt alone"),
     ],
 )
-def test_everything_that_comes_out_is_the_same(directory, requests, options):
-    overlapped = engine(directory, is_overlapped=True, **options)
+def test_everything_that_comes_out_is_the_same(model_dir, requests, options):
+    overlapped = engine(model_dir, is_overlapped=True, **options)
     together = run(overlapped, requests)
-    assert_same(together, run(engine(directory, is_overlapped=False, **options), requests))
+    assert_same(together, run(engine(model_dir, is_overlapped=False, **options), requests))
     if options.get("num_blocks"):
         assert overlapped.stats().num_preemptions > 0
 
 
-def test_a_step_is_on_its_way_while_the_one_before_is_read_unless_a_mask_needs_its_token(directory):
-    ahead = engine(directory, is_overlapped=True)
+def test_a_step_is_on_its_way_while_the_one_before_is_read_unless_a_mask_needs_its_token(model_dir):
+    ahead = engine(model_dir, is_overlapped=True)
     run(ahead, [request(prompt(5), GREEDY)])
     assert ahead._runner.was_ahead
-    waiting = engine(directory, is_overlapped=True)
+    waiting = engine(model_dir, is_overlapped=True)
     run(waiting, guided(1))
     assert not waiting._runner.was_ahead
 
 
-def test_a_slot_that_a_grammar_takes_over_does_not_follow_the_aborted_draw(directory):
+def test_a_slot_that_a_grammar_takes_over_does_not_follow_the_aborted_draw(model_dir):
     """The draw of the sequence that was there before comes when the grammar's sequence has joined."""
     params = SamplingParams(max_tokens=9, grammar=Grammar("regex", "[ab]{4}"), seed=1)
-    expected = run(engine(directory, is_overlapped=False), [request(prompt(4), params, sequence_id=2)])[2]
-    overlapped = engine(directory, is_overlapped=True, max_num_seqs=1)
+    expected = run(engine(model_dir, is_overlapped=False), [request(prompt(4), params, sequence_id=2)])[2]
+    overlapped = engine(model_dir, is_overlapped=True, max_num_seqs=1)
 
     def replace(step):
         if 1 in step.sequence_ids:
@@ -98,9 +90,9 @@ def test_a_slot_that_a_grammar_takes_over_does_not_follow_the_aborted_draw(direc
     assert got[2] == expected
 
 
-def test_a_failed_draw_harms_neither_the_step_on_its_way_nor_the_neighbours(directory):
+def test_a_failed_draw_harms_neither_the_step_on_its_way_nor_the_neighbours(model_dir):
     broken = SamplingParams(max_tokens=9, temperature=0.0, logit_bias=((4, float("nan")),))
     requests = [*neighbours(4), request(prompt(6), broken, sequence_id=1)]
-    got = run(engine(directory, is_overlapped=True), requests)
+    got = run(engine(model_dir, is_overlapped=True), requests)
     assert got[1].reason == "error"
-    assert_same(got, run(engine(directory, is_overlapped=False), requests))
+    assert_same(got, run(engine(model_dir, is_overlapped=False), requests))

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.batch import SamplingParams
-from server.engine.drafting import NO_DRAFTS, StepCosts
+from server.engine.drafting import UNKNOWN_COSTS, StepCosts
 from server.engine.engine import Engine
 from server.engine.messages import Choice, Request
 from server.engine.scheduler import SchedulerLimits
 from server.engine.step_budget import MIN_PROMPT_TOKENS, step_budget
 from server.engine.step_costs import measure_prompt_costs
-from tests.engine.generation import BLOCK, GREEDY, MAX_MODEL_LEN, alone, make_engine, prompt, save_llama
+from tests.engine.generation import BLOCK, GREEDY, MAX_MODEL_LEN, alone, make_engine, prompt
 from tests.sim.fake_runner import FakeRunner
 
 LINEAR = StepCosts((1, 101), (1.0, 11.0))
@@ -45,7 +45,7 @@ def test_every_stream_and_a_piece_of_a_prompt_fit_into_every_step(costs, streams
 
 def test_alone_or_at_unknown_costs_prompts_take_the_whole_budget():
     assert step_budget(0, 3, LINEAR, 500) == 500
-    assert step_budget(4, 1, NO_DRAFTS, 500) == 500
+    assert step_budget(4, 1, UNKNOWN_COSTS, 500) == 500
 
 
 def test_prompts_that_outnumber_streams_get_more_of_the_time():
@@ -73,9 +73,8 @@ def test_a_long_prompt_is_cut_into_pieces_that_streams_hardly_notice():
     assert 300 / (MIN_PROMPT_TOKENS + 1) - 2 <= num_steps <= 300 / MIN_PROMPT_TOKENS
 
 
-def test_costs_are_measured_as_far_as_the_cache_and_the_context_reach(tmp_path: Path) -> None:
-    save_llama(tmp_path)
-    engine = make_engine(tmp_path)
+def test_costs_are_measured_as_far_as_the_cache_and_the_context_reach(model_dir: Path) -> None:
+    engine = make_engine(model_dir)
 
     def measure(num_blocks: int, max_model_len: int) -> StepCosts:
         return measure_prompt_costs(
@@ -85,5 +84,5 @@ def test_costs_are_measured_as_far_as_the_cache_and_the_context_reach(tmp_path: 
     assert measure(64, MAX_MODEL_LEN).sizes == (1, 16, 64)
     assert measure(64, MAX_MODEL_LEN).costs[0] == 1.0
     assert measure(64 // BLOCK, MAX_MODEL_LEN).sizes == (1, 16)
-    assert measure(64, 20) == NO_DRAFTS
+    assert measure(64, 20) == UNKNOWN_COSTS
     assert alone(engine, prompt(20), GREEDY).token_ids, "the engine works after it"

@@ -3,29 +3,23 @@
 import torch
 
 from model.attention.torch import TorchAttention
-from model.config import ModelConfig, RopeConfig
+from model.config import ModelConfig
 from model.kv_cache import KVCache
 from model.runner import DraftModel, ModelRunner
 from model.sampler import Sampler
 from model.stream import HostStream
 from model.transformer import Transformer
+from tests.small_config import small_config
 
 CUDA = torch.device("cuda:0")
 BLOCK = 16
 MAX_MODEL_LEN = 512
-LLAMA = ModelConfig(
-    architecture="LlamaForCausalLM",
+LLAMA = small_config(
     vocab_size=4000,
     hidden_size=64,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
     head_dim=16,
     intermediate_size=96,
-    activation="silu",
-    norm_eps=1e-5,
     max_position_embeddings=MAX_MODEL_LEN,
-    rope=RopeConfig(),
     eos_token_ids=(2, 3),
 )
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from model.attention.base import StepTensors
 from model.attention.torch import TorchAttention
-from model.config import ModelConfig, RopeConfig
+from model.config import ModelConfig
 from model.kernels.triton.launches import AttentionLaunch, AttentionLaunches, Card
 from model.kv_cache import KVCache
+from tests.small_config import small_config
 
 pytest.importorskip("triton")
 from model.attention.triton import TritonAttention
@@ -26,21 +27,7 @@ TINY = AttentionLaunches(
 
 
 def config(num_heads: int = 4, num_kv_heads: int = 2, head_dim: int = 16, window: int | None = None) -> ModelConfig:
-    return ModelConfig(
-        architecture="LlamaForCausalLM",
-        vocab_size=32,
-        hidden_size=32,
-        num_layers=2,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        intermediate_size=48,
-        activation="silu",
-        norm_eps=1e-5,
-        max_position_embeddings=2048,
-        rope=RopeConfig(),
-        sliding_window=window,
-    )
+    return small_config(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, sliding_window=window)
 
 
 @dataclass

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from model.attention.base import StepTensors
 from model.attention.cpu import CpuAttention
-from model.config import ModelConfig, RopeConfig
+from model.config import ModelConfig
 from model.errors import NotEnoughMemory
 from tests.kernels.levels import each_level, kernels, needs_kernels
+from tests.small_config import small_config
 
 pytestmark = needs_kernels
 CPU = torch.device("cpu")
@@ -22,21 +23,7 @@ BLOCK = 32
 
 
 def config(num_heads: int = 4, num_kv_heads: int = 2, head_dim: int = 8, window: int | None = None) -> ModelConfig:
-    return ModelConfig(
-        architecture="LlamaForCausalLM",
-        vocab_size=32,
-        hidden_size=32,
-        num_layers=2,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        intermediate_size=48,
-        activation="silu",
-        norm_eps=1e-5,
-        max_position_embeddings=2048,
-        rope=RopeConfig(),
-        sliding_window=window,
-    )
+    return small_config(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, sliding_window=window)
 
 
 def written_out(q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, window: int | None) -> Tensor:

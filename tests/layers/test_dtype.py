@@ -5,25 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from model.config import ModelConfig, RopeConfig
 from model.dtype import serving_dtype
 from model.errors import UnsupportedModel
+from tests.small_config import small_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
-CONFIG = ModelConfig(
-    architecture="LlamaForCausalLM",
-    vocab_size=8,
-    hidden_size=8,
-    num_layers=1,
-    num_heads=1,
-    num_kv_heads=1,
-    head_dim=8,
-    intermediate_size=8,
-    activation="silu",
-    norm_eps=1e-5,
-    max_position_embeddings=8,
-    rope=RopeConfig(),
-)
+CONFIG = small_config()
 
 
 def auto(device: torch.device, stored: str | None) -> torch.dtype:

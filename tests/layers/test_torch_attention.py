@@ -14,31 +14,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from model.attention import torch as torch_attention
 from model.attention.base import StepTensors
 from model.attention.torch import TorchAttention
-from model.config import ModelConfig, RopeConfig
+from model.config import ModelConfig
 from model.errors import NotEnoughMemory
 from model.kv_cache import KVCache, bytes_per_block
 from model.transformer import Transformer
+from tests.small_config import small_config
 
 CPU = torch.device("cpu")
 BLOCK = 4
 
 
 def config(window: int | None = None) -> ModelConfig:
-    return ModelConfig(
-        architecture="LlamaForCausalLM",
-        vocab_size=32,
-        hidden_size=32,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        intermediate_size=48,
-        activation="silu",
-        norm_eps=1e-5,
-        max_position_embeddings=512,
-        rope=RopeConfig(),
-        sliding_window=window,
-    )
+    return small_config(max_position_embeddings=512, sliding_window=window)
 
 
 def written_out(q_SHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, window: int | None) -> Tensor:

@@ -3,31 +3,17 @@
 import torch
 
 from model.attention.torch import TorchAttention
-from model.config import ModelConfig, RopeConfig
 from model.kv_cache import KVCache
 from model.runner import ModelRunner
 from model.sampler import Sampler
 from model.stream import HostStream
 from model.transformer import Transformer
 from tests.recordable import poison
+from tests.small_config import small_config
 
 CPU = torch.device("cpu")
 BLOCK, NUM_BLOCKS, MAX_MODEL_LEN, MAX_NUM_SEQS = 4, 64, 128, 7
-CONFIG = ModelConfig(
-    architecture="LlamaForCausalLM",
-    vocab_size=96,
-    hidden_size=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    intermediate_size=48,
-    activation="silu",
-    norm_eps=1e-5,
-    max_position_embeddings=MAX_MODEL_LEN,
-    rope=RopeConfig(),
-    eos_token_ids=(2, 5),
-)
+CONFIG = small_config(vocab_size=96, max_position_embeddings=MAX_MODEL_LEN, eos_token_ids=(2, 5))
 
 
 def random_model() -> Transformer:

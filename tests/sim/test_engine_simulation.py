@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from model.batch import SamplingParams
-from server.engine.drafting import NO_DRAFTS, StepCosts
+from server.engine.drafting import UNKNOWN_COSTS, StepCosts
 from server.engine.engine import Engine
 from server.engine.messages import Choice, Request
 from server.engine.scheduler import SchedulerLimits
@@ -31,9 +31,11 @@ class Simulation:
             num_blocks=smallest_pool + rng.choice([0, 0, 1, 3, 10, 100]),
             block_size=block_size,
             prefix_caching=rng.random() < 0.8,
-            step_costs=StepCosts((1, 8, 32), (1.0, 1.1, rng.choice([1.2, 4.0]))) if rng.random() < 0.7 else NO_DRAFTS,
+            step_costs=StepCosts((1, 8, 32), (1.0, 1.1, rng.choice([1.2, 4.0])))
+            if rng.random() < 0.7
+            else UNKNOWN_COSTS,
             draft_costs=StepCosts((1, 4, 16), (0.05, 0.06, 0.1)) if rng.random() < 0.5 else None,
-            prompt_costs=StepCosts((1, 8), (1.0, rng.choice([1.1, 2.0, 8.0]))) if rng.random() < 0.7 else NO_DRAFTS,
+            prompt_costs=StepCosts((1, 8), (1.0, rng.choice([1.1, 2.0, 8.0]))) if rng.random() < 0.7 else UNKNOWN_COSTS,
         )
         self.is_asynchronous = is_asynchronous
         self.start_worker()
