@@ -9,7 +9,7 @@ import pytest
 from model.batch import SamplingParams
 from tests.api.serving import ask, chat, refused, stream
 from tests.api.test_openai_schemas import CHAT
-from tests.api.test_tools import NOW, PATH, TOOLS, called, only, prompt_of, tool_server
+from tests.api.tool_serving import NOW, PATH, TOOLS, called, only, prompt_of, tool_server
 
 CODE: dict[str, Any] = {"type": "custom", "custom": {"name": "run", "description": "Runs Python."}}
 TIME: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Tools and thoughts through HTTP: what the model says becomes calls and reasoning, streamed or not."""
+"""Tools through HTTP: what the model says becomes calls, streamed or not."""
 
 import asyncio
 import json
@@ -10,100 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batch import SamplingParams
-from model.thinking import ThinkingBudget
-from server.app import create_app
-from server.served import ServedModel, ServedModels
 from server.settings import Settings
-from server.text.dialect import dialect_of
 from server.text.reasoning import TAGS
-from server.text.template import ChatTemplate
 from server.text.tool_formats.registry import FORMATS
-from tests.api.serving import TOKENIZER, Served, ask, chat, listening, refused, stream
-from tests.api.test_openai_schemas import CHAT, CHUNK
-from tests.fakes import END, START, TEMPLATE, ScriptedEngine, says
-
-PATH = "/v1/chat/completions"
-TOOLS: list[dict[str, Any]] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "weather",
-            "description": "Tells the weather.",
-            "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]},
-        },
-    },
-    {"type": "function", "function": {"name": "now"}},
-]
-FUNCTIONS = [tool["function"] for tool in TOOLS]
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"town": "Köln"}}\n</tool_call>'
-NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-HERMES = (
-    "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}"
-    "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}"
-    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function.name }}:"
-    "{{ call.function.arguments.town or call.function.arguments }}:{{ call.id }}</tool_call>{% endfor %}"
-    "{% if message.tool_call_id %}({{ message.tool_call_id }}){% endif %}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking %}<think>\n{% endif %}{% endif %}"
+from tests.api.serving import TOKENIZER, ask, chat, listening, refused, stream
+from tests.api.tool_serving import (
+    CALL,
+    FUNCTIONS,
+    NOW,
+    PATH,
+    THOUGHT,
+    TOOLS,
+    add_up,
+    called,
+    only,
+    prompt_of,
+    tool_server,
 )
-MISTRAL = HERMES.replace("<tool_call>", "[TOOL_CALLS]").replace("</tool_call>", "[ARGS]")
-TEMPLATES = {"hermes": HERMES, "thinking": HERMES, "mistral": MISTRAL, "plain": TEMPLATE, "unknown": "{{ tools }}"}
-
-
-def tool_server(text: str, template: str = "hermes", max_model_len: int = 4096, **parsers: str) -> Served:
-    """An app whose model says this, and whose template knows tools."""
-    engine = ScriptedEngine(says(TOKENIZER, text), max_model_len=max_model_len)
-    parsers = {"reasoning_parser": "auto" if template == "thinking" else "none", **parsers}
-    jinja = ChatTemplate({"default": TEMPLATES[template]}, TOKENIZER.special_tokens, TOKENIZER.control_tokens)
-    dialect = dialect_of(jinja, **parsers)
-    model = ServedModel(("tiny",), TOKENIZER, jinja, engine, created=1, dialect=dialect)
-    return Served(create_app(Settings(), ServedModels([model]), version="0.0.0"), engine, model)
-
-
-def prompt_of(served: Served, **body: Any) -> str:
-    """The prompt that the model reads."""
-    seen: list[list[int]] = []
-    script = served.engine.script
-    served.engine.script = lambda prompt, *rest: (seen.append(list(prompt)), script(prompt, *rest))[1]
-    chat(served, **body)
-    return TOKENIZER.decode(seen[0], skip_special_tokens=False)
-
-
-def only(answer: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Message and finish_reason of an answer of one choice, which fits OpenAI's schema."""
-    CHAT.validate(answer)
-    [choice] = answer["choices"]
-    return choice["message"], choice["finish_reason"]
-
-
-def add_up(chunks: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-    """The same of a stream, as clients add it up."""
-    message: dict[str, Any] = {"content": "", "calls": []}
-    reason = ""
-    for chunk in chunks:
-        CHUNK.validate(chunk)
-        for choice in chunk["choices"]:
-            assert not reason
-            delta, reason = choice["delta"], choice["finish_reason"]
-            assert delta.get("reasoning") == delta.get("reasoning_content")
-            for name in ("content", "reasoning"):
-                message[name] = message.get(name, "") + delta.get(name, "")
-            for call in delta.get("tool_calls", []):
-                if "id" in call:
-                    assert call["index"] == len(message["calls"])
-                    assert call["type"] == "function"
-                    assert call["function"]["arguments"] == ""
-                    message["calls"].append(call)
-                else:
-                    assert set(call) == {"index", "function"}
-                    assert set(call["function"]) == {"arguments"}
-                    message["calls"][call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-    return message, reason
-
-
-def called(message: dict[str, Any]) -> list[tuple[str, str]]:
-    calls = message.get("tool_calls", message.get("calls", []))
-    return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+from tests.fakes import END, START
 
 
 def test_a_call_comes_as_a_tool_call() -> None:
@@ -334,127 +258,6 @@ def test_in18_null_means_not_given() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": None}}
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     assert only(chat(tool_server("Hi"), messages=messages, tools=[tool], tool_choice=None))[0]["content"] == "Hi"
-
-
-THOUGHT = "<think>\nLet me think.\n</think>\n\n"
-
-
-def test_thoughts_come_under_both_names() -> None:
-    message, reason = only(chat(tool_server(f"{THOUGHT}Yes.", "thinking", reasoning_parser="think")))
-    assert message["content"] == "Yes."
-    assert message["reasoning"] == message["reasoning_content"] == "Let me think."
-    assert reason == "stop"
-    streamed, _ = add_up(stream(tool_server(f"{THOUGHT}Yes.", "thinking"), PATH))
-    assert (streamed["content"], streamed["reasoning"]) == ("Yes.", "Let me think.")
-
-
-def test_thoughts_and_calls_come_in_one_answer() -> None:
-    for message, reason in (
-        only(chat(tool_server(THOUGHT + CALL, "thinking"), tools=TOOLS)),
-        add_up(stream(tool_server(THOUGHT + CALL, "thinking"), PATH, tools=TOOLS)),
-    ):
-        assert message["reasoning"] == "Let me think."
-        assert called(message) == [("weather", '{"town": "Köln"}')]
-        assert not message["content"]
-        assert reason == "tool_calls"
-
-
-def test_thoughts_are_counted() -> None:
-    usage = chat(tool_server(f"{THOUGHT}Yes.", "thinking"))["usage"]
-    thought = usage["completion_tokens_details"]["reasoning_tokens"]
-    assert abs(thought - len(THOUGHT)) <= 4
-    for template in ("hermes", "thinking"):
-        answer = chat(tool_server("Yes.", template))
-        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
-
-
-def test_a_form_that_leaves_no_room_for_thoughts_has_none() -> None:
-    message, _ = only(chat(tool_server("<think>a", "thinking"), guided_regex=".*"))
-    assert message["content"] == "<think>a"
-    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
-    message, _ = only(chat(tool_server(THOUGHT + "{}", "thinking"), response_format=schema))
-    assert (message["reasoning"], message["content"]) == ("Let me think.", "{}")
-
-
-def test_effort_switches_thinking_on_and_off() -> None:
-    served = tool_server("Hm.</think>Yes.", "thinking")
-    message, _ = only(chat(served, reasoning_effort="high"))
-    assert (message["reasoning"], message["content"]) == ("Hm.", "Yes.")
-    assert prompt_of(served, reasoning_effort="low").endswith("<think>\n")
-    for off in ({"reasoning_effort": "none"}, {"chat_template_kwargs": {"enable_thinking": False}}, {}):
-        assert not prompt_of(served, **off).endswith("<think>\n")
-    own = {"reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": False}}
-    assert not prompt_of(served, **own).endswith("<think>\n")
-
-
-def test_effort_that_the_template_cannot_be_told_is_refused() -> None:
-    body = {"messages": [{"role": "user", "content": "hi"}]}
-    served = tool_server("Hi", "plain")
-    assert ask(served, PATH, {**body, "reasoning_effort": "medium"}).status_code == 200
-    assert refused(ask(served, PATH, {**body, "reasoning_effort": "none"}))["param"] == "reasoning_effort"
-
-
-def budget_of(served: Served, **fields: Any) -> ThinkingBudget | None:
-    """What the engine is told of thoughts."""
-    chat(served, **fields)
-    params = served.engine.calls[-1][1]
-    assert isinstance(params, SamplingParams)
-    assert params.thinking is None or params.grammar is not None
-    return params.thinking
-
-
-@pytest.mark.parametrize(
-    ("fields", "most"),
-    [
-        ({}, None),
-        ({"reasoning_effort": "none"}, 0),
-        ({"reasoning_effort": "minimal"}, 10),
-        ({"reasoning_effort": "low"}, 20),
-        ({"reasoning_effort": "medium"}, 50),
-        ({"reasoning_effort": "high"}, 80),
-        ({"reasoning_effort": "xhigh"}, 90),
-        ({"reasoning_effort": "max"}, 95),
-        ({"thinking_token_budget": 7}, 7),
-        ({"thinking_token_budget": 0, "reasoning_effort": "max"}, 0),
-        ({"thinking_token_budget": 100}, None),
-        ({"thinking_token_budget": 7, "tools": TOOLS}, 7),
-        ({"thinking_token_budget": 7, "tools": TOOLS, "tool_choice": "required"}, 7),
-        ({"thinking_token_budget": 7, "response_format": {"type": "json_object"}}, 7),
-        ({"thinking_token_budget": 7, "guided_regex": "a+"}, None),
-    ],
-)
-def test_an_effort_or_a_number_bounds_the_thoughts(fields: dict[str, Any], most: int | None) -> None:
-    served = tool_server("Hm.</think>Yes.", "plain", reasoning_parser="think")
-    budget = budget_of(served, max_tokens=100, **fields)
-    assert (budget and budget.max_tokens) == most
-    assert budget is None or TOKENIZER.decode(budget.closing_ids) == budget.closing.decode() == "</think>"
-
-
-def test_a_budget_knows_whether_the_prompt_opens_the_thoughts() -> None:
-    served = tool_server("Hm.</think>Yes.", "thinking")
-    for effort, is_open in (("high", True), ("none", None)):
-        budget = budget_of(served, reasoning_effort=effort)
-        assert (budget and budget.is_open) == is_open
-    budget = budget_of(served, thinking_token_budget=0)
-    assert budget is not None
-    assert not budget.is_open
-    budget = budget_of(served, reasoning_effort="none", chat_template_kwargs={"enable_thinking": True})
-    assert budget is not None
-    assert (budget.is_open, budget.max_tokens) == (True, 0)
-
-
-@pytest.mark.parametrize(
-    ("template", "fields", "param"),
-    [
-        ("plain", {"thinking_token_budget": 3}, "thinking_token_budget"),
-        ("thinking", {"thinking_token_budget": -1}, "thinking_token_budget"),
-        ("thinking", {"thinking_token_budget": 3, "ignore_eos": True}, "ignore_eos"),
-        ("thinking", {"reasoning_effort": "low", "allowed_token_ids": [65]}, "allowed_token_ids"),
-    ],
-)
-def test_a_budget_that_can_not_be_kept_is_refused(template: str, fields: dict[str, Any], param: str) -> None:
-    body = {"messages": [{"role": "user", "content": "hi"}], **fields}
-    assert refused(ask(tool_server("x", template), PATH, body))["param"] == param
 
 
 PIECES = st.lists(
