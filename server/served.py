@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from model.grammar import Vocabulary
-from server.engine.client import Engine
+from server.engine.interface import Engine
 from server.engine.messages import ModelInfo
 from server.errors import EngineDead, ModelNotFound, NotReady
 from server.pace import Pace

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from model.batch import SamplingParams, TokenLogprobs
-from server.engine.client import EngineStatus, Generation, Phase
+from server.engine.interface import EngineStatus, Generation, Phase
 from server.engine.messages import ModelInfo, Output, Stats
 from server.errors import Draining, EngineDead, NotReady, QueueFull
 from server.text.template import ChatTemplate

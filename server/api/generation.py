@@ -12,7 +12,7 @@ from model.batch import SamplingParams
 from server.api.choice_text import ChoiceText, Piece
 from server.api.error_responses import unexpected
 from server.api.receipt import Receipt
-from server.engine.client import Generation
+from server.engine.interface import Generation
 from server.engine.messages import Output
 from server.errors import Draining
 from server.metrics import Metrics

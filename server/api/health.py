@@ -6,7 +6,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from server.api.context import ApiContext
 from server.api.openapi import gives
-from server.engine.client import EngineStatus
+from server.engine.interface import EngineStatus
 from server.protocol.health import Health, Version
 
 # Phases in which the process does its work, whether or not it takes requests now.

@@ -5,34 +5,31 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Literal, Protocol
-
-import msgspec
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
 
 from model.batch import SamplingParams
 from model.grammar import Vocabulary
 from server.engine.connection import WorkerConnection, WorkerDied
+from server.engine.interface import NO_STATS, EngineStatus, Generation, Phase
 from server.engine.messages import (
     Abort,
+    Choice,
     Failed,
     Finished,
     Loading,
     Lookup,
     ModelInfo,
-    Output,
     Ready,
     Request,
-    Stats,
     StepResult,
     Tokens,
 )
-from server.engine.pending import PendingChoice, PendingGeneration
+from server.engine.pending import PendingChoice, PendingChoices, PendingGeneration
+from server.engine.reader import GenerationReader
 from server.errors import Draining, EngineDead, NotReady, QueueFull
 
 logger = logging.getLogger(__name__)
-
-Phase = Literal["starting", "ready", "draining", "restarting", "dead"]
 
 # A request that was in the worker at this many deaths is run alone; at one more it is given up.
 DEATHS_BEFORE_SOLO = 2
@@ -43,62 +40,6 @@ HEALTHY_AFTER_S = 60.0
 # Lookups that may wait for the worker at once, and how long one does: they are worth a step's time, no more.
 MAX_LOOKUPS = 16
 LOOKUP_TIMEOUT_S = 1.0
-NO_STATS = Stats(0, 0, 0, 0, 0, 0)
-
-
-class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How the engine is, for health checks and metrics."""
-
-    phase: Phase
-    detail: str
-    """What it is doing or why it stands still, in words."""
-    fraction: float
-    """How far the phase is, 0 to 1, while starting or restarting."""
-    stats: Stats
-    num_restarts: int
-    num_in_flight: int
-    """Sequences that were accepted and have not ended."""
-
-
-class Generation(Protocol):
-    """The outputs of one request, in the order they come; ends when every choice has its finish_reason."""
-
-    def __aiter__(self) -> AsyncIterator[Output]: ...
-
-    async def __anext__(self) -> Output: ...
-
-    def finish(self, index: int) -> None:
-        """Stop generating this choice. No more Outputs of it come."""
-
-
-class Engine(Protocol):
-    """What the API needs of an engine."""
-
-    @property
-    def model(self) -> ModelInfo | None:
-        """None until the worker was ready once."""
-
-    @property
-    def status(self) -> EngineStatus:
-        """How it is now."""
-
-    def generate(
-        self,
-        prompt_ids: list[int],
-        params: SamplingParams,
-        *,
-        num_choices: int = 1,
-        priority: int = 0,
-        cache_salt: str = "",
-        prediction_ids: Sequence[int] = (),
-    ) -> AbstractAsyncContextManager[Generation]:
-        """Generate; leaving the block, for whatever reason, aborts what is not finished.
-
-        Entering raises QueueFull, NotReady, Draining or EngineDead.
-        """
-
-    async def num_cached(self, prompt_ids: list[int], cache_salt: str) -> int | None:
-        """Prompt tokens that a request would find in the prefix cache now. None if the worker has no time to say."""
 
 
 class EngineClient:
@@ -122,8 +63,7 @@ class EngineClient:
         self._num_restarts = 0
         self._vocabulary: Callable[[ModelInfo], Vocabulary | None] | None = None
         self._tokens: Tokens | None = None
-        self._choices: dict[int, PendingChoice] = {}
-        """Unfinished sequences by id."""
+        self._choices = PendingChoices()
         self._generations: dict[int, PendingGeneration] = {}
         """Requests with unfinished sequences, by the id of their first."""
         self._held: deque[PendingGeneration] = deque()
@@ -171,7 +111,7 @@ class EngineClient:
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
-        self._fail(list(self._choices.values()), "the server shut down before this request was finished", "abort")
+        self._fail(list(self._choices.by_id.values()), "the server shut down before this request was finished", "abort")
 
     @asynccontextmanager
     async def generate(
@@ -185,34 +125,50 @@ class EngineClient:
         prediction_ids: Sequence[int] = (),
     ) -> AsyncIterator[Generation]:
         """Generate; leaving the block, for whatever reason, aborts what is not finished."""
-        self._check_admission(num_choices)
         request = Request(
             prompt_ids=prompt_ids,
             params=params,
-            choices=[],
+            choices=[Choice(self._next_id + index, index) for index in range(num_choices)],
             priority=priority,
             cache_salt=cache_salt,
             prediction_ids=list(prediction_ids),
         )
-        generation = PendingGeneration(request, self._drop)
-        first_id = self._next_id
+        reader = GenerationReader(self.drop)
+        generation = self.admit(request, reader.tell)
         self._next_id += num_choices
-        for index in range(num_choices):
-            choice = PendingChoice(generation, index, first_id + index)
-            generation.choices[index] = self._choices[choice.sequence_id] = choice
-        self._generations[first_id] = generation
+        reader.read(generation)
+        try:
+            yield reader
+        finally:
+            self.release(generation)
+
+    def admit(self, request: Request, tell: Callable[[PendingChoice], None]) -> PendingGeneration:
+        """Accept a request, whose sequences have ids that no other has, and have it run.
+
+        `tell` is called with a choice that has something new. Raises QueueFull, NotReady, Draining or EngineDead.
+        """
+        self._check_admission(len(request.choices))
+        generation = PendingGeneration(request, tell)
+        self._choices.add(generation)
+        self._generations[generation.id] = generation
         self._held.append(generation)
         self._send_held()
-        try:
-            yield generation
-        finally:
-            del self._generations[first_id]
-            self._drop(list(generation.choices.values()))
-            generation.choices.clear()
-            for queue in (self._held, self._solo):
-                with suppress(ValueError):
-                    queue.remove(generation)
-            self._send_held()
+        return generation
+
+    def release(self, generation: PendingGeneration) -> None:
+        """Forget a request that was accepted; what is not finished is aborted."""
+        del self._generations[generation.id]
+        self.drop(list(generation.choices.values()))
+        for queue in (self._held, self._solo):
+            with suppress(ValueError):
+                queue.remove(generation)
+        self._send_held()
+
+    def drop(self, choices: Iterable[PendingChoice]) -> None:
+        """Stop generating these choices, and forget them."""
+        ids = self._choices.drop(choices)
+        if ids and self._connection is not None:
+            self._connection.send(Abort(ids))
 
     async def num_cached(self, prompt_ids: list[int], cache_salt: str) -> int | None:
         """Prompt tokens that a request would find in the prefix cache now. None if the worker has no time to say."""
@@ -230,12 +186,6 @@ class EngineClient:
         finally:
             del self._lookups[lookup_id]
 
-    def _drop(self, choices: Iterable[PendingChoice]) -> None:
-        """Stop generating these choices, and forget them."""
-        ids = [c.sequence_id for c in choices if self._choices.pop(c.sequence_id, None) is not None]
-        if ids and self._connection is not None:
-            self._connection.send(Abort(ids))
-
     def _check_admission(self, num_choices: int) -> None:
         if self._phase == "starting":
             raise NotReady(f"the model is not ready yet: {self._detail}")
@@ -252,7 +202,7 @@ class EngineClient:
         """Send what waits here, unless a request must run alone first."""
         if self._connection is None:
             return
-        if self._alone is not None and self._is_running(self._alone):
+        if self._alone is not None and self._alone.choices:
             return
         self._alone = None
         if self._solo:
@@ -264,12 +214,9 @@ class EngineClient:
         while self._held:
             self._send(self._held.popleft())
 
-    def _is_running(self, generation: PendingGeneration) -> bool:
-        return any(choice.sequence_id in self._choices for choice in generation.choices.values())
-
     def _is_worker_busy(self) -> bool:
         unsent = {id(generation) for generation in [*self._held, *self._solo]}
-        return any(id(choice.generation) not in unsent for choice in self._choices.values())
+        return any(id(choice.generation) not in unsent for choice in self._choices.by_id.values())
 
     def _send(self, generation: PendingGeneration) -> None:
         assert self._connection is not None
@@ -350,7 +297,7 @@ class EngineClient:
             self._connection.send(self._tokens)
 
     def _take_step(self, step: StepResult) -> None:
-        choices = self._choices
+        choices = self._choices.by_id
         self._stats = step.stats
         for lookup_id, num_cached in step.num_cached.items():
             lookup = self._lookups.get(lookup_id)
@@ -373,9 +320,7 @@ class EngineClient:
                     choice.logprobs.append(step.logprobs[sequence_id])
                 choice.generation.tell(choice)
         for finished in step.finished:
-            if choice := choices.pop(finished.sequence_id, None):
-                choice.finished = finished
-                choice.generation.tell(choice)
+            self._choices.end(finished)
         if step.finished and (self._held or self._solo):
             self._send_held()
 
@@ -387,10 +332,10 @@ class EngineClient:
         unsent = {id(generation) for generation in [*self._held, *self._solo]}
         again: list[PendingGeneration] = []
         for generation in self._generations.values():
-            if id(generation) in unsent:
+            unfinished = list(generation.choices.values())
+            if id(generation) in unsent or not unfinished:
                 continue
             generation.num_deaths += 1
-            unfinished = [c for c in generation.choices.values() if c.finished is None]
             if generation.num_deaths > DEATHS_BEFORE_SOLO:
                 self._fail(unfinished, "the model worker died repeatedly while it ran this request")
             elif generation.num_deaths == DEATHS_BEFORE_SOLO:
@@ -406,10 +351,8 @@ class EngineClient:
         self._phase, self._detail = "dead", reason
         self._held.clear()
         self._solo.clear()
-        self._fail(list(self._choices.values()), "the model worker is not running")
+        self._fail(list(self._choices.by_id.values()), "the model worker is not running")
 
     def _fail(self, choices: Iterable[PendingChoice], error: str, reason: Literal["error", "abort"] = "error") -> None:
         for choice in choices:
-            self._choices.pop(choice.sequence_id, None)
-            choice.finished = Finished(choice.sequence_id, reason, error)
-            choice.generation.tell(choice)
+            self._choices.end(Finished(choice.sequence_id, reason, error))

@@ -1,9 +1,6 @@
-"""Requests that the client has accepted, with all that a new worker would need to go on with them."""
+"""Requests that were accepted and are not finished, with all that a new worker would need to go on with them."""
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -33,9 +30,11 @@ class PendingChoice:
         self.sequence_id = sequence_id
         self.emitted: list[int] = []
         self.num_read = 0
+        """Of those emitted, how many whoever reads the choice has taken."""
         self.num_cached = 0
         self.started_at: float | None = None
         self.logprobs: list[TokenLogprobs] = []
+        """Of the emitted tokens that were not read."""
         self.prompt_logprobs: list[TokenLogprobs] = []
         self.finished: Finished | None = None
 
@@ -62,55 +61,28 @@ class PendingChoice:
 
 
 class PendingGeneration:
-    """The outputs of one request as an async iterator."""
+    """One request, and its choices that are not finished."""
 
-    def __init__(self, request: Request, drop: Callable[[Iterable[PendingChoice]], None]) -> None:
-        """`request` has no choices yet. `drop` makes the engine forget choices that nobody waits for."""
+    def __init__(self, request: Request, tell: Callable[[PendingChoice], None]) -> None:
+        """`tell` is called with a choice that has something new to read."""
         self.request = request
-        self.choices: dict[int, PendingChoice] = {}
-        """The choices whose end was not read yet, by index."""
+        self.tell = tell
+        self.choices = {
+            choice.index: PendingChoice(self, choice.index, choice.sequence_id) for choice in request.choices
+        }
+        """By index."""
         self.num_deaths = 0
         """How many workers died while they had this request."""
-        self._drop = drop
-        self._news: deque[PendingChoice] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        # Asking for it at each wait is a system call (getpid, in Python 3.11).
-        self._loop = asyncio.get_running_loop()
 
-    def __aiter__(self) -> AsyncIterator[Output]:
-        return self
-
-    async def __anext__(self) -> Output:
-        while not self._news:
-            if not self.choices:
-                raise StopAsyncIteration
-            self._waiter = self._loop.create_future()
-            await self._waiter
-        choice = self._news.popleft()
-        if choice.finished is not None:
-            del self.choices[choice.index]
-        return choice.take()
-
-    def finish(self, index: int) -> None:
-        """Stop generating this choice. No more Outputs of it come."""
-        choice = self.choices.pop(index, None)
-        if choice is not None:
-            with suppress(ValueError):
-                self._news.remove(choice)
-            self._drop([choice])
-
-    def tell(self, choice: PendingChoice) -> None:
-        """Note that a choice has something new to read."""
-        if choice not in self._news:
-            self._news.append(choice)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    @property
+    def id(self) -> int:
+        """That of its first sequence."""
+        return self.request.choices[0].sequence_id
 
     def to_requests(self) -> list[Request]:
         """What a worker must be sent to generate all that is missing."""
-        pending = [choice for choice in self.choices.values() if choice.finished is None]
-        begun = [choice for choice in pending if choice.emitted]
-        fresh = [choice for choice in pending if not choice.emitted]
+        begun = [choice for choice in self.choices.values() if choice.emitted]
+        fresh = [choice for choice in self.choices.values() if not choice.emitted]
         # Who has tokens has the prompt's log-probabilities as well.
         params = msgspec.structs.replace(self.request.params, prompt_logprobs=None)
         return [
@@ -121,3 +93,33 @@ class PendingGeneration:
             )
             if choices
         ]
+
+
+class PendingChoices:
+    """The unfinished choices of all requests by the ids of their sequences."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, PendingChoice] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def add(self, generation: PendingGeneration) -> None:
+        """All choices of a request."""
+        for choice in generation.choices.values():
+            self.by_id[choice.sequence_id] = choice
+
+    def drop(self, choices: Iterable[PendingChoice]) -> list[int]:
+        """Forget these, for which nobody waits any more. Returns the ids of those that were unfinished."""
+        dropped = [choice for choice in choices if self.by_id.pop(choice.sequence_id, None) is not None]
+        for choice in dropped:
+            del choice.generation.choices[choice.index]
+        return [choice.sequence_id for choice in dropped]
+
+    def end(self, finished: Finished) -> None:
+        """A sequence has ended; that of a choice which was dropped meanwhile doesn't matter."""
+        choice = self.by_id.pop(finished.sequence_id, None)
+        if choice is not None:
+            del choice.generation.choices[choice.index]
+            choice.finished = finished
+            choice.generation.tell(choice)

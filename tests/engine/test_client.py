@@ -9,8 +9,9 @@ from msgspec import structs
 
 from model.batch import SamplingParams
 from server.engine import client as client_module
-from server.engine.client import EngineClient, Generation
+from server.engine.client import EngineClient
 from server.engine.connection import WorkerDied
+from server.engine.interface import Generation
 from server.engine.messages import FromWorker, StepResult
 from server.errors import Draining, EngineDead, NotReady, QueueFull
 from tests.engine.fake_connection import MODEL, FakeConnection, after_steps, in_turn
