@@ -31,14 +31,15 @@ SHAPES = {
 }
 
 
-def make_model(shape: str, directory: Path, seed: int = 0) -> None:
-    """Write the checkpoint, in bfloat16, unless it is there."""
+def make_model(shape: str, directory: Path, seed: int = 0, num_layers: int | None = None) -> None:
+    """Write the checkpoint, in bfloat16, unless it is there; with so many layers rather than those of the shape."""
     if (directory / "model.safetensors").exists():
         return
     torch.manual_seed(seed)
     config = LlamaConfig(
         **SHAPES[shape], max_position_embeddings=8192, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1
     )
+    config.num_hidden_layers = num_layers or config.num_hidden_layers
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: i for i, letter in enumerate(alphabet)}

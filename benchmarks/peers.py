@@ -10,32 +10,24 @@ import argparse
 import json
 import os
 import shlex
-import socket
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-import httpx
 import psutil
 from make_model import SHAPES, make_model
+from servers import ROOT, environment, free_port, running
+from spread import spread
 
 from model.threads import available_cores
 from server.bench.serve import ServeOptions, bench_serve
 from server.bench.summary import Summary
 from server.bench.workload import Shape
 from server.command import CommandFailed
-
-ROOT = Path(__file__).parent.parent
-START_TIMEOUT_S = 600
-STOP_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -115,14 +107,15 @@ def _figures(peer: Peer, variables: dict[str, str], number: int) -> Iterator[tup
     """One turn of a peer: measures, as they come."""
     if peer.is_loop:
         command = _command(peer, variables)
-        output = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT, env=_environment()).stdout
+        output = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT, env=environment()).stdout
         yield from json.loads(output).items()
         return
-    with _running(peer, variables) as (url, pid, start_s):
-        yield "start to ready (s)", start_s
+    port = free_port()
+    with running(_command(peer, variables | {"PORT": str(port)}), port, peer.ready) as server:
+        yield "start to ready (s)", server.start_s
         for name, scenario in SCENARIOS.items():
-            yield from _of_scenario(name, scenario, _run(url, peer, scenario, number))
-        yield "memory (MiB)", _memory_mib(pid)
+            yield from _of_scenario(name, scenario, _run(server.url, peer, scenario, number))
+        yield "memory (MiB)", _memory_mib(server.pid)
 
 
 def _run(url: str, peer: Peer, scenario: Scenario, number: int) -> Summary:
@@ -153,58 +146,12 @@ def _of_scenario(name: str, scenario: Scenario, summary: Summary) -> Iterator[tu
         yield "c1, decode (tokens/s)", 1e3 / summary.tpot_ms[0]
 
 
-@contextmanager
-def _running(peer: Peer, variables: dict[str, str]) -> Iterator[tuple[str, int, float]]:
-    """Its address, its process id and the seconds from start to ready."""
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = _command(peer, variables | {"PORT": str(port)})
-    with tempfile.TemporaryFile("w+") as log:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=_environment())
-        try:
-            while not _is_ready(url + peer.ready):
-                if process.poll() is not None or time.perf_counter() - started > START_TIMEOUT_S:
-                    log.seek(0)
-                    sys.exit(f"{peer.name} did not start ({shlex.join(command)}):\n{log.read()[-2000:]}")
-                time.sleep(0.02)
-            yield url, process.pid, time.perf_counter() - started
-        finally:
-            _stop(process)
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
 def _command(peer: Peer, variables: dict[str, str]) -> list[str]:
     try:
         filled = Template(peer.command).substitute(os.environ | {"PYTHON": sys.executable} | variables)
     except KeyError as error:
         sys.exit(f"{peer.name} needs the variable {error.args[0]}: see benchmarks/peers.toml")
     return shlex.split(filled)
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def _memory_mib(pid: int) -> float:
@@ -220,19 +167,12 @@ def _table(rounds: Sequence[dict[str, Figures]], names: Sequence[str]) -> str:
     lines = ["| measure |" + "".join(f" {name} |" for name in names) + "".join(f" {first} / {o} |" for o in others)]
     lines.append("|---" * (len(names) + len(others) + 1) + "|")
     for measure in measures:
-        cells = [_cell([figures[name].get(measure) for figures in rounds]) for name in names]
+        cells = [spread([figures[name].get(measure) for figures in rounds]) for name in names]
         for other in others:
             pairs = [(figures[first].get(measure), figures[other].get(measure)) for figures in rounds]
-            cells.append(_cell([a / b if a and b else None for a, b in pairs], digits=2))
+            cells.append(spread([a / b if a and b else None for a, b in pairs], digits=2))
         lines.append("| " + " | ".join([measure, *cells]) + " |")
     return "\n".join(lines)
-
-
-def _cell(values: Sequence[float | None], digits: int = 1) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    return f"{statistics.median(known):.{digits}f} ({min(known):.{digits}f} to {max(known):.{digits}f})"
 
 
 if __name__ == "__main__":

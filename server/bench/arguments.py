@@ -60,6 +60,13 @@ def rates(text: str) -> list[float]:
     return [_positive(part) for part in text.split(",")]
 
 
+def temperature(text: str) -> float:
+    """A number of at least 0. Raises ArgumentTypeError."""
+    if not 0 <= (number := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0")
+    return number
+
+
 def slo(text: str) -> dict[str, float]:
     """The most milliseconds of each term, as in ttft=500,tpot=50. Raises ArgumentTypeError."""
     from server.bench.summary import SLO_TERMS
@@ -76,10 +83,13 @@ def slo(text: str) -> dict[str, float]:
 
 
 def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
+    if not 0 < (number := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -42,6 +42,7 @@ class ServeOptions:
     seed: int
     """Of prompts and arrivals."""
     ignores_eos: bool = True
+    temperature: float = 0.0
     slo: Mapping[str, float] = field(default_factory=dict)
     num_processes: int = 1
 
@@ -96,7 +97,7 @@ def _plan(options: ServeOptions, model: str, number: int) -> LoadPlan:
     return LoadPlan(
         base_url=options.base_url,
         api_key=options.api_key,
-        common=Common(model, options.ignores_eos),
+        common=Common(model, options.ignores_eos, options.temperature),
         warm_up=_sessions(options, num_warm_up, f"{seed}, warm-up"),
         sessions=_sessions(options, num_sessions, seed),
         concurrency=streams or _OPEN_LOOP_WARM_UP,

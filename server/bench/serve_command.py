@@ -16,6 +16,7 @@ from server.bench.arguments import (
     new_file,
     rates,
     slo,
+    temperature,
     whole,
     write_json,
 )
@@ -63,6 +64,7 @@ def add_serve(measurements: "argparse._SubParsersAction[Any]") -> None:
         help="requests from JSON lines with prompt or messages, and max_tokens if they like",
     )
     add("--ignore-eos", action=argparse.BooleanOptionalAction, default=True, help="answers of full length")
+    add("--temperature", type=temperature, default=0.0, metavar="X", help="of the draws (default: 0)")
     add("--seed", type=whole, metavar="N", help="of prompts and arrivals (default: another one in each run)")
     add("--slo", type=slo, default={}, metavar="ttft=MS,tpot=MS,e2e=MS", help="count what stays within these")
     add_processes(parser)
@@ -135,6 +137,7 @@ def _serve_options(options: argparse.Namespace) -> "ServeOptions":
         # A server may still hold the prompts of the last run.
         seed=secrets.randbelow(10**MAX_DIGITS) if options.seed is None else options.seed,
         ignores_eos=options.ignore_eos,
+        temperature=options.temperature,
         slo=options.slo,
         num_processes=options.processes,
     )

@@ -61,13 +61,14 @@ class Common(msgspec.Struct, frozen=True):
 
     model: str
     ignores_eos: bool
+    temperature: float = 0.0
 
     def request(self, turn: Turn, history: list[Message]) -> Request:
         """A turn as it is sent. `history`: the chat before it."""
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": turn.max_tokens,
-            "temperature": 0,
+            "temperature": self.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
         }

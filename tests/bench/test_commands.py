@@ -35,6 +35,10 @@ def bench(*arguments: str) -> str:
         (["serve", "--rate", "1", "--concurrency", "1"], "nexttoken bench serve: --rate and --concurrency"),
         (["serve", "--arrivals", "fixed"], "nexttoken bench serve: --arrivals spreads requests in time, which needs"),
         (["serve", "--slo", "ttf=1"], "nexttoken bench serve: argument --slo: 'ttf' is none of ttft, tpot, e2e"),
+        (
+            ["serve", "--temperature", "-1"],
+            "nexttoken bench serve: argument --temperature: '-1' is no number of at least 0",
+        ),
         (["serve", "--slo", "ttft=-1"], "nexttoken bench serve: argument --slo: '-1' is no number above 0"),
         (["serve", "--prefix-len", "128"], "nexttoken bench serve: --prefix-len 128 leaves nothing of --input-len 128"),
         (["serve", "--processes", "2"], "nexttoken bench serve: --processes 2 is more than --concurrency 1"),

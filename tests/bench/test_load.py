@@ -28,7 +28,7 @@ def load(
             plan = LoadPlan(
                 base_url=server.url,
                 api_key="key",
-                common=Common("m", ignores_eos=True),
+                common=Common("m", ignores_eos=True, temperature=0.5),
                 warm_up=[],
                 sessions=sessions,
                 concurrency=concurrency,
@@ -134,7 +134,7 @@ def test_requests_say_what_was_chosen() -> None:
         "model": "m",
         "prompt": [1, 2],
         "max_tokens": 10,
-        "temperature": 0,
+        "temperature": 0.5,
         "stream": True,
         "stream_options": {"include_usage": True},
         "ignore_eos": True,
