@@ -55,9 +55,12 @@ async def leave_after(client: httpx.AsyncClient, num_events: int, path: str = CO
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
-def test_events_of_a_resumable_stream_are_numbered_from_one_and_others_have_no_id(path: str) -> None:
+@pytest.mark.parametrize("headers", [RESUMABLE, {"accept": "text/event-stream"}])
+def test_events_are_numbered_from_one_if_the_stream_is_resumable_or_asked_for_by_name(
+    path: str, headers: dict[str, str]
+) -> None:
     served = serve(TEXT)
-    answer = ask(served, path, BODIES[path] | {"stream": True}, **RESUMABLE)
+    answer = ask(served, path, BODIES[path] | {"stream": True}, **headers)
     events = sent_events(answer.text)
     assert [id_ for id_, _ in events] == list(range(1, len(events) + 1))
     assert events[-1][1] == "data: [DONE]"
