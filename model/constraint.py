@@ -1,6 +1,7 @@
 """Compiled grammars: which tokens may come next. The one file that knows llguidance (no torch)."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NoReturn, Protocol
@@ -29,6 +30,9 @@ _LIMITS = LLParserLimits(
 # Tokens whose texts match one of these are judged all at once where a grammar allows whatever does: without the first
 # two the masks of a counted `[a-z ]` took more than twice as long.
 _SLICES = ["[a-z ]{1,10}", "[a-zA-Z0-9 ]{1,10}", *LLTokenizer.general_slices()]
+
+# Where in a grammar the library sees a fault.
+_PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): ")
 
 # Texts that are begun at the door, and how far: enough to meet what is likely to come.
 _NUM_TRIALS = 4
@@ -158,7 +162,9 @@ class Compiler:
 
     def _explain(self, grammar: Grammar, error: str) -> str:
         if grammar.kind != "json_schema":
-            return _first_line(error)
+            place = _PLACE.match(error) if grammar.kind == "lark" else None
+            where = "" if place is None else f"in line {place[1]}, column {place[2]}: "
+            return where + _first_line(error[place.end() if place else 0 :])
 
         def fails(schema: object) -> bool:
             source = _json_source(schema, grammar.is_lenient)
@@ -203,6 +209,8 @@ def _source(grammar: Grammar) -> str:
             # Digits are 0 to 9, as everyone means who writes \d; the library's own would be those of all scripts.
             pattern = regex_to_lark(_without_anchors(grammar.text), use_ascii="d")
             return (f"start: /{pattern}/" if pattern else 'start: ""') + _OPTIONS
+        case "lark":
+            return grammar.text + _OPTIONS
         case "ebnf":
             return _to_lark(grammar.text) + _OPTIONS
 

@@ -15,7 +15,7 @@ _JSON_WHITESPACE = r"\x20|\x0A(\x20{0,24}|\x09{0,8})"
 class Grammar(msgspec.Struct, frozen=True):
     """The set of texts that a request allows."""
 
-    kind: Literal["json_schema", "regex", "ebnf"]
+    kind: Literal["json_schema", "regex", "lark", "ebnf"]
     """`ebnf` is Lark's notation or, where no rule is called `start`, llama.cpp's GBNF."""
     text: str
     is_lenient: bool = False
@@ -31,6 +31,17 @@ def json_term(schema: object, is_lenient: bool) -> str:
     if isinstance(schema, dict):
         schema = exact(schema) | {"x-guidance": {"whitespace_pattern": _JSON_WHITESPACE, "lenient": is_lenient}}
     return f"%json {json.dumps(schema)}"
+
+
+def string_term(inside: str) -> str:
+    """The JSON strings that hold, between their quotation marks, what a Lark grammar says, as a term of another one."""
+    return f'"\\"" %lark {{\n{inside}\n}} "\\""'
+
+
+def member_term(name: str, value: str) -> str:
+    """The JSON objects of one member, whose value is this term."""
+    blank = f"({_JSON_WHITESPACE})?"
+    return f'/\\{{{blank}"{name}"{blank}:{blank}/ {value} /{blank}\\}}/'
 
 
 class Vocabulary(msgspec.Struct, frozen=True):

@@ -7,15 +7,18 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from model.grammar import Grammar, json_term
+from model.grammar import Grammar, json_term, member_term, string_term
 from server.api.grammars import GrammarDoor
 from server.api.keyword_grammar import keyword_term
 from server.errors import InvalidRequest
+from server.protocol.custom_tools import INPUT
 from server.protocol.structured import MAX_GRAMMAR_CHARS, Form, schema_form
 from server.protocol.tools import ToolUse
 from server.served import ServedModel
 from server.text.answer_grammar import AnswerRules, answer_grammar
 from server.text.channels import ChannelPlan
+from server.text.lark_in_json import lark_in_json
+from server.text.regex_in_json import NotInJson
 from server.text.tool_formats.format import ToolFormat
 from server.text.tool_formats.registry import LLAMA3_JSON
 
@@ -37,6 +40,9 @@ async def answer_form(
     if form is not None and not tools.is_required:
         _check_mix(plan, form)
     warnings = await door.check(form, model)
+    # Alone, before anything stands around them: what is no whole grammar could else become a part of that.
+    for offer in tools.offers:
+        warnings += await door.check(offer.input, model)
     is_json = form is not None and form.grammar.kind == "json_schema"
     if form is not None and not tools.offers and not (is_json and plan.tags is not None):
         # Only a JSON form can be told from thoughts before it: with another one there are none.
@@ -81,15 +87,28 @@ def _written(plan: ChannelPlan, tools: ToolUse, form: Form | None) -> tuple[list
 
 
 def _alone(tools: ToolUse) -> Iterator[Form]:
-    """The form of each tool's arguments. Raises InvalidRequest for schemas beyond the limits, alone or together."""
+    """The form of each tool's arguments, or of its input as JSON writes it.
+
+    Raises InvalidRequest for what can't be enforced, and for what is beyond the limits, alone or together.
+    """
     num_characters = 0
     for offer in tools.offers:
-        schema = {"type": "object", **offer.function.parameters}
-        form = schema_form(schema, offer.schema_path, is_lenient=not offer.function.strict)
+        if offer.input is not None and offer.input.grammar.kind == "lark":
+            form = _input_in_json(offer.input)
+        else:
+            schema = {"type": "object", **offer.function.parameters}
+            form = schema_form(schema, offer.schema_path, is_lenient=not offer.function.strict)
         num_characters += len(form.grammar.text)
         if num_characters > MAX_GRAMMAR_CHARS:
-            raise _too_large(tools.param)
+            raise _too_large(tools.param if len(form.grammar.text) <= MAX_GRAMMAR_CHARS else form.param)
         yield form
+
+
+def _input_in_json(form: Form) -> Form:
+    try:
+        return Form(form.param, Grammar("lark", lark_in_json(form.grammar.text)))
+    except NotInJson as error:
+        raise InvalidRequest(str(error), param=form.param) from None
 
 
 def _too_large(param: str) -> InvalidRequest:
@@ -106,5 +125,7 @@ def _terms(tool_format: ToolFormat | None, grammars: Sequence[Grammar]) -> tuple
 
 
 def _term(grammar: Grammar) -> str:
-    """A JSON schema as a part of the whole grammar."""
+    """A JSON schema, or the input of a custom tool, as a part of the whole grammar."""
+    if grammar.kind == "lark":
+        return member_term(INPUT, string_term(grammar.text))
     return json_term(json.loads(grammar.text), grammar.is_lenient)

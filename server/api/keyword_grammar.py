@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Sequence
 
-from model.grammar import Grammar, json_term
+from model.grammar import Grammar, json_term, string_term
+from server.protocol.custom_tools import INPUT
 from server.protocol.structured import MAX_GRAMMAR_CHARS
 
 # What a schema of arguments may say that this can write: which properties there are, and what each is like.
@@ -16,7 +17,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def keyword_term(grammar: Grammar) -> str | None:
-    """The keywords that fit a JSON schema, required ones first; None for a schema that says more than it can."""
+    """The keywords that fit a JSON schema, required ones first; None for a schema that says more than it can.
+
+    Or that which holds the input of a custom tool.
+    """
+    if grammar.kind == "lark":
+        return f'"{INPUT}=" {string_term(grammar.text)}'
     schema = json.loads(grammar.text)
     properties = schema.get("properties", {})
     if schema.keys() - _PLAIN - _DEFINITIONS or schema.get("additionalProperties") is not False:

@@ -4,9 +4,10 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
+from model.grammar import Grammar
 from server.errors import InvalidRequest
 from server.protocol.common import Name, ToolName
-from server.protocol.structured import Ebnf
+from server.protocol.structured import Ebnf, Form
 from server.protocol.wire import WireModel
 
 INPUT = "input"
@@ -17,9 +18,10 @@ class InputGrammar(WireModel):
     """`format.grammar`."""
 
     syntax: Literal["regex", "lark"]
-    """`regex`; a Lark grammar can't be enforced within the JSON that calls are written in, and is refused."""
+    """`regex`, without look-around, or `lark`."""
     definition: Ebnf
-    """The grammar."""
+    """The regular expression, which the whole input matches, or the grammar in Lark's own notation: its rules,
+    terminals, `%ignore` and imports of `common`; neither nested character classes nor the flag `x`."""
 
 
 class InputFormat(WireModel):
@@ -41,25 +43,24 @@ class CustomDefinition(WireModel):
     format: InputFormat = InputFormat(type="text")
     """What its input looks like."""
 
-    def parameters(self, path: str) -> dict[str, JsonValue]:
-        """The input as the parameters of a function. `path`: where the tool stands. Raises InvalidRequest."""
-        pattern = self._pattern(f"{path}.format")
-        text: dict[str, JsonValue] = {"type": "string"}
-        if pattern is not None:
-            text |= {"description": f"Matches the regular expression {pattern}", "pattern": f"^(?:{pattern})$"}
-        return {"type": "object", "properties": {INPUT: text}, "required": [INPUT], "additionalProperties": False}
-
-    def _pattern(self, path: str) -> str | None:
-        if (self.format.type == "grammar") != (self.format.grammar is not None):
-            raise InvalidRequest("grammar belongs to the type grammar", param=f"{path}.grammar")
-        if self.format.grammar is None:
+    def input_form(self, path: str) -> Form | None:
+        """What the input must match, if that was said. `path`: where the tool stands. Raises InvalidRequest."""
+        grammar = self.format.grammar
+        if (self.format.type == "grammar") != (grammar is not None):
+            raise InvalidRequest("grammar belongs to the type grammar", param=f"{path}.format.grammar")
+        if grammar is None:
             return None
-        if self.format.grammar.syntax == "lark":
-            raise InvalidRequest(
-                "a Lark grammar can't be enforced within the JSON that calls are written in: use the syntax regex",
-                param=f"{path}.grammar.syntax",
-            )
-        return self.format.grammar.definition
+        return Form(f"{path}.format.grammar.definition", Grammar(grammar.syntax, grammar.definition))
+
+    def parameters(self) -> dict[str, JsonValue]:
+        """The input as the parameters of a function."""
+        text: dict[str, JsonValue] = {"type": "string"}
+        if (grammar := self.format.grammar) is not None and grammar.syntax == "regex":
+            pattern = grammar.definition
+            text |= {"description": f"Matches the regular expression {pattern}", "pattern": f"^(?:{pattern})$"}
+        elif grammar is not None:
+            text |= {"description": f"Follows the Lark grammar\n{grammar.definition}"}
+        return {"type": "object", "properties": {INPUT: text}, "required": [INPUT], "additionalProperties": False}
 
 
 class CustomCall(WireModel):

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 from server.errors import InvalidRequest
 from server.protocol.common import Name, ToolName
 from server.protocol.custom_tools import CustomCall, CustomDefinition
+from server.protocol.structured import Form
 from server.protocol.wire import WireModel
 
 MAX_TOOLS = 128
@@ -95,9 +96,11 @@ class Tool(WireModel):
             return Offer(self.function, path, f"{path}.parameters")
         if self.type == "custom" and (custom := self.custom) is not None:
             function = FunctionDefinition(
-                name=custom.name, description=custom.description, parameters=custom.parameters(path), strict=True
+                name=custom.name, description=custom.description, parameters=custom.parameters(), strict=True
             )
-            return Offer(function, path, f"{path}.format.grammar.definition", is_custom=True)
+            return Offer(
+                function, path, f"{path}.format.grammar.definition", is_custom=True, input=custom.input_form(path)
+            )
         raise _missing(self.type, path)
 
 
@@ -112,6 +115,8 @@ class Offer:
     """Where its arguments are described."""
     is_custom: bool = False
     """Whether its one argument is the input of a custom tool."""
+    input: Form | None = None
+    """What that input must match, if the tool says so."""
 
 
 class ToolNamed(WireModel):

@@ -89,6 +89,40 @@ def test_the_grammar_of_an_input_is_part_of_the_answers() -> None:
     assert "^(?:[0-2][0-9]:[0-5][0-9])$" in params.grammar.text
 
 
+SUM: dict[str, Any] = {
+    "type": "custom",
+    "custom": {
+        "name": "add",
+        "format": {
+            "type": "grammar",
+            "grammar": {"syntax": "lark", "definition": 'start: /[0-9]+/ "+" /[0-9]+/ "\\n"'},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("template", ["hermes", "mistral", "plain", "pythonic"])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_lark_grammar_is_part_of_the_answers_and_told_to_the_model(template: str, choice: str) -> None:
+    parsers = {"tool_call_parser": template} if template == "pythonic" else {}
+    served = tool_server("x", "hermes" if parsers else template, **parsers)
+    assert "Follows the Lark grammar\\nstart: /[0-9]+/" in prompt_of(served, tools=[SUM], tool_choice=choice)
+    params = served.engine.calls[-1][1]
+    assert isinstance(params, SamplingParams)
+    assert params.grammar is not None
+    assert "%lark {\nstart: /[0-9]+/" in params.grammar.text
+
+
+def test_a_fault_in_a_lark_grammar_is_named_with_its_place() -> None:
+    body = {
+        "messages": [{"role": "user", "content": "hi"}],
+        **grammar(syntax="lark", definition='start: "a"\n  | other'),
+    }
+    for choice in ("auto", "required"):
+        message = refused(ask(tool_server("x"), PATH, {**body, "tool_choice": choice}))["message"]
+        assert message.startswith("in line 1, column 8: unknown name"), message
+
+
 def custom(**fields: Any) -> dict[str, Any]:
     return {"tools": [{"type": "custom", "custom": {"name": "x", **fields}}]}
 
@@ -108,7 +142,12 @@ def grammar(**fields: Any) -> dict[str, Any]:
         (custom(format={"type": "grammar"}), "tools.0.custom.format.grammar"),
         (grammar(syntax="regex"), "tools.0.custom.format.grammar.definition"),
         (grammar(syntax="gbnf", definition="x"), "tools.0.custom.format.grammar.syntax"),
-        (grammar(syntax="lark", definition='start: "a"'), "tools.0.custom.format.grammar.syntax"),
+        (grammar(syntax="lark"), "tools.0.custom.format.grammar.definition"),
+        (grammar(syntax="lark", definition='root ::= "a"'), "tools.0.custom.format.grammar.definition"),
+        (grammar(syntax="lark", definition="start: %json {}"), "tools.0.custom.format.grammar.definition"),
+        (grammar(syntax="lark", definition='start: "a" }\nb: %lark {'), "tools.0.custom.format.grammar.definition"),
+        (grammar(syntax="lark", definition=f"start: /{'[^a]' * 8000}/"), "tools.0.custom.format.grammar.definition"),
+        (grammar(syntax="regex", definition="a)|(?:b"), "tools.0.custom.format.grammar.definition"),
         (grammar(syntax="regex", definition="a("), "tools.0.custom.format.grammar.definition"),
         ({"tools": [CODE], "tool_choice": {"type": "custom"}}, "tool_choice"),
         ({"tools": [CODE], "tool_choice": {"type": "custom", "custom": {"name": "nope"}}}, "tool_choice"),

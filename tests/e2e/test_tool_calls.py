@@ -158,9 +158,20 @@ def test_a_schema_that_is_none_is_refused_by_name(client: openai.OpenAI) -> None
         assert refusal.value.param == "tools.1.function.parameters"
 
 
+LARK = """
+start: _PAIR " " word
+word: "\\"" /[ü\\n]{3}/ "\\""
+_PAIR: LETTER LETTER
+LETTER: "a".."c"
+"""
+
+
 @pytest.mark.parametrize("temperature", [0, 2])
-def test_the_input_of_a_custom_tool_is_text_of_its_format(client: openai.OpenAI, temperature: float) -> None:
-    grammar = {"type": "grammar", "grammar": {"syntax": "regex", "definition": '[a-c]{2} "[ü\\n]{3}"'}}
+@pytest.mark.parametrize(("syntax", "definition"), [("regex", '[a-c]{2} "[ü\\n]{3}"'), ("lark", LARK)])
+def test_the_input_of_a_custom_tool_is_text_of_its_format(
+    client: openai.OpenAI, temperature: float, syntax: str, definition: str
+) -> None:
+    grammar = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
     tool = {"type": "custom", "custom": {"name": "run", "format": grammar}}
     choice = {"type": "custom", "custom": {"name": "run"}}
     fields = {"tools": [tool, *TOOLS], "tool_choice": choice, "temperature": temperature, "seed": 1}
