@@ -19,8 +19,8 @@ from model.kernels.cpu.library import unavailable
 from model.memory import available_memory
 from model.runner import ModelRunner
 from model.selfcheck import Probe, agreement
+from model.speed.decode import decode_speed
 from model.threads import available_cores, container_quota
-from server.bench.decode import decode_speed
 from server.version import VERSION
 
 # Smaller weights stay in a processor's caches, so what a step reads says nothing about the memory.

@@ -3,38 +3,27 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from model.batch import Batch, Join, SamplingParams
 from model.build import build_runner
-from model.config import ModelConfig
 from model.description import ModelInfo, RunnerOptions
 from model.errors import NotEnoughMemory
 from model.families.registry import config_from_directory
 from model.kernels.cpu.layout import WeightFormat
-from model.runner import ModelRunner
+from model.speed.limits import Limits, device_limits
+from model.speed.steps import DECODE_STEPS, Case, Steps
+from model.speed.work import Work
 from model.threads import available_cores
-from server.bench.limits import Limits, device_limits
 from server.bench.table import table
 from server.command import BadUse
 
-DECODE_STEPS = 32
 _PREFILL_ROUNDS = 3
 _PROFILED_STEPS = 4
-_PARAMS = SamplingParams(max_tokens=DECODE_STEPS, temperature=0, ignore_eos=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """So many sequences with so long a context."""
-
-    batch: int
-    context: int
 
 
 def bench_engine(
@@ -72,75 +61,6 @@ _COLUMNS = {
     "decode_mbu": "MBU %",
     "decode_mfu": "MFU %",
 }
-
-
-class Work:
-    """What a step must read and compute, from the model's shape alone."""
-
-    def __init__(self, config: ModelConfig, info: ModelInfo) -> None:
-        embedding = config.vocab_size * config.hidden_size
-        self._config = config
-        self._head = embedding
-        self._layers = info.num_parameters - embedding * (1 if config.tie_embeddings else 2)
-        # Of an embedding that is not the head as well, only the rows of the step's tokens are read.
-        share_read = 1.0 if config.tie_embeddings else 1 - embedding / info.num_parameters
-        self._weights_bytes = info.weights_bytes * share_read
-        self._row_bytes = info.weights_bytes / info.num_parameters * config.hidden_size
-        self._token_bytes = info.kv_cache_bytes / (info.num_blocks * info.block_size)
-
-    def decode_bytes(self, case: Case) -> float:
-        """All weights once, a row of the embedding and the visible keys and values for each sequence."""
-        return self._weights_bytes + case.batch * (self._row_bytes + self._visible(case.context) * self._token_bytes)
-
-    def decode_flops(self, case: Case) -> float:
-        """Two for each weight and each sequence, and attention."""
-        attention = self._attention_flops(self._visible(case.context))
-        return case.batch * (2 * (self._layers + self._head) + attention)
-
-    def prefill_flops(self, context: int) -> float:
-        """Of one prompt: logits are made for its last token alone."""
-        num_visible = sum(self._visible(position) for position in range(1, context + 1))
-        return 2 * context * self._layers + 2 * self._head + self._attention_flops(num_visible)
-
-    def _visible(self, context: int) -> int:
-        return min(context, self._config.sliding_window or context)
-
-    def _attention_flops(self, num_keys: int) -> float:
-        """Each key is multiplied with a query, and its value with the weight that came of that."""
-        return 4.0 * self._config.num_layers * self._config.q_size * num_keys
-
-
-class Steps:
-    """The steps of one case."""
-
-    def __init__(self, runner: ModelRunner, info: ModelInfo, case: Case) -> None:
-        self._runner = runner
-        self._case = case
-        self._chunk = info.max_step_tokens
-        self._num_blocks = -(-(case.context + DECODE_STEPS) // info.block_size)
-        self._num_decoded = 0
-
-    def prefill(self, slot: int) -> None:
-        """Compute one sequence's prompt, in as many steps as a server without other work takes."""
-        context = self._case.context
-        for start in range(0, context, self._chunk):
-            count = min(self._chunk, context - start)
-            batch = Batch([slot], [start], [count], [start + count == context])
-            if start == 0:
-                # Each has its own tokens and blocks.
-                token_ids = [(slot * 7919 + i * 31) % 251 for i in range(context)]
-                batch.joins = [Join(slot, token_ids, context, 0, _PARAMS)]
-                batch.block_slots = [slot] * self._num_blocks
-                batch.block_indexes = list(range(self._num_blocks))
-                batch.block_ids = [slot * self._num_blocks + i for i in range(self._num_blocks)]
-            self._runner.run(batch)
-
-    def decode(self) -> None:
-        """The next token of every sequence."""
-        num_seqs = self._case.batch
-        computed = self._case.context + self._num_decoded
-        self._runner.run(Batch(list(range(num_seqs)), [computed] * num_seqs, [1] * num_seqs, [True] * num_seqs))
-        self._num_decoded += 1
 
 
 def _measure(steps: Steps, case: Case, work: Work, limits: Limits) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from model.description import ModelInfo
 from model.errors import ModelError
 from model.families.registry import config_from_directory
 from model.runner import ModelRunner
-from server.bench.decode import decode_speed
+from model.speed.decode import decode_speed
 from server.child import exit_at_end_of_input
 from server.engine.drafting import UNKNOWN_COSTS
 from server.engine.engine import Engine

@@ -8,8 +8,9 @@ import torch
 from model.config import ModelConfig
 from model.description import ModelInfo
 from model.runner import ModelRunner
-from server.bench.engine import DECODE_STEPS, Case, Steps, Work
-from server.bench.limits import read_rate
+from model.speed.limits import read_rate
+from model.speed.steps import DECODE_STEPS, Case, Steps
+from model.speed.work import Work
 
 CONTEXT = 128
 

@@ -5,8 +5,9 @@ import torch
 
 from model.config import ModelConfig, RopeConfig
 from model.description import ModelInfo
+from model.speed.steps import Case
+from model.speed.work import Work
 from model.transformer import Transformer
-from server.bench.engine import Case, Work
 
 
 def config_of(**changes: object) -> ModelConfig:

@@ -49,7 +49,7 @@ def device_limits(device: torch.device, num_threads: int, weight_format: WeightF
     return Limits(read_bytes_per_s, 2 * _ROWS * _INPUTS * _OUTPUTS / seconds[fastest], fastest)
 
 
-def synchronize(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -74,7 +74,7 @@ def _best_time(function: Callable[[], object], device: torch.device) -> float:
     while num_calls < 3 or time.perf_counter() < ends_at:
         started = time.perf_counter()
         function()
-        synchronize(device)
+        _synchronize(device)
         best = min(best, time.perf_counter() - started)
         num_calls += 1
     return best
