@@ -172,6 +172,17 @@ def test_rows_of_zeros_and_of_large_numbers_are_products_too(level, weight_forma
     assert product.is_close(CpuLinear(kernels(level), weight)(x), product.reference(x, weight.dense()))
 
 
+@each_level
+@pytest.mark.parametrize("weight_format", ["int8", "int4"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_sums_of_whole_numbers_are_exact(level, weight_format, sign):
+    weight_OI = torch.ones(16, 64)
+    weight_OI[:, ::GROUP] = -1.2  # so that int4 has its largest number everywhere else
+    weight, x = pack(weight_OI, weight_format), torch.full((1, 64), float(sign))
+    expected = functional.linear(x.double(), weight.dense().double())
+    assert torch.allclose(CpuLinear(kernels(level), weight)(x).double(), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("weight_format", ["int8", "int4"])
 def test_quantised_zeros_stay_zero(weight_format):
     numbers, scale = quantize(torch.zeros(2, 64), weight_format)

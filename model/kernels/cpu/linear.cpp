@@ -70,8 +70,8 @@ inline void finish_row(const Linear& linear, const float* sums, int64_t panel, i
 // Panels first to last of a block of ROWS rows.
 template <Format FORMAT, int ROWS>
 void block(const Linear& linear, const Weights& w, int64_t first, int64_t last, const float* x, float* y) {
-  constexpr int AT_ONCE = panels_at_once(ROWS);
-  constexpr int64_t STEP = AT_ONCE < 2 ? 2 : AT_ONCE;  // a gate and its up are finished together
+  constexpr int AT_ONCE = PANELS_AT_ONCE<FORMAT, ROWS>;
+  constexpr int STEP = 2;  // a gate and its up are finished together
   constexpr int WIDTH = STEP * PANEL;
   alignas(64) float out[ROWS * WIDTH];
   for (int64_t panel = first; panel < last; panel += STEP) {
@@ -117,7 +117,8 @@ void read_part(const Linear& linear, const float* x, float factor, int64_t first
 }
 
 // One group of one row: 32 numbers, their scale, and what the offset of the weights adds to every product.
-inline void quantize(const float* values, int offset, float* scale, int32_t* correction, uint32_t* quads, int rows) {
+template <Format FORMAT>
+inline void quantize(const float* values, float* scale, int32_t* correction, uint32_t* quads, int rows) {
   Floats top{};
   for (int i = 0; i < GROUP; i += LANES) top = maximum(top, magnitude(load(values + i)));
   *scale = largest(top) / 127.0f;
@@ -129,8 +130,8 @@ inline void quantize(const float* values, int offset, float* scale, int32_t* cor
     store(numbers + i, number);
     total += number;
   }
-  *correction = -offset * int32_t(sum(total));
-  for (int i = 0; i < GROUP; i += 4) put_quad(numbers + i, quads + i / 4 * QUAD_WORDS * rows, rows);
+  *correction = -Line<FORMAT>::OFFSET * int32_t(sum(total));
+  for (int i = 0; i < GROUP; i += 4) put_quad<FORMAT>(numbers + i, quads + i / 4 * QUAD_WORDS<FORMAT> * rows, rows);
 }
 
 // One row of x as its place in a block of `rows` rows holds it.
@@ -142,9 +143,9 @@ void prepare(const Linear& linear, int64_t padded, const float* x, int rows, flo
     read_part(linear, x, factor, first, values);
     const int count = int(padded - first < PART ? padded - first : PART);
     if constexpr (IS_QUANTIZED<FORMAT>) {
-      for (int i = 0; i < count; i += GROUP, to += rows * GROUP_WORDS) {
+      for (int i = 0; i < count; i += GROUP, to += rows * GROUP_WORDS<FORMAT>) {
         int32_t* correction = reinterpret_cast<int32_t*>(to + rows);
-        quantize(values + i, Line<FORMAT>::OFFSET, to, correction, reinterpret_cast<uint32_t*>(to + 2 * rows), rows);
+        quantize<FORMAT>(values + i, to, correction, reinterpret_cast<uint32_t*>(to + 2 * rows), rows);
       }
     } else if constexpr (USES_PAIRS<FORMAT>) {
       alignas(64) bfloat16 halves[PART];
@@ -160,7 +161,7 @@ template <Format FORMAT>
 void linear(Context* context, const Linear& l, const float* x, int64_t num_rows, float* y) {
   constexpr int64_t PADDING = Line<FORMAT>::PADDING;
   const int64_t padded = (l.num_inputs + PADDING - 1) / PADDING * PADDING;
-  const int64_t row_size = IS_QUANTIZED<FORMAT> ? padded / GROUP * GROUP_WORDS
+  const int64_t row_size = IS_QUANTIZED<FORMAT> ? padded / GROUP * GROUP_WORDS<FORMAT>
                            : USES_PAIRS<FORMAT> ? padded / 2
                                                 : padded;
   const Weights w{static_cast<const char*>(l.weight), l.scale, padded / Line<FORMAT>::INPUTS};

@@ -88,6 +88,30 @@ inline Ints multiply_halves(Words a, Words b) {
 #endif
 }
 
+// The sums of two products of bytes, unsigned ones of a with signed ones of b, in each half of a lane, and the sums of
+// such halves.
+#if defined(__AVX512BW__)
+constexpr bool HAS_BYTE_PRODUCTS = true;
+inline Words multiply_bytes(Words a, Words b) {
+  return reinterpret_cast<Words>(_mm512_maddubs_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+}
+inline Ints add_halves(Ints a, Words b) {
+  return reinterpret_cast<Ints>(_mm512_add_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+}
+#elif defined(__AVX2__)
+constexpr bool HAS_BYTE_PRODUCTS = true;
+inline Words multiply_bytes(Words a, Words b) {
+  return reinterpret_cast<Words>(_mm256_maddubs_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+}
+inline Ints add_halves(Ints a, Words b) {
+  return reinterpret_cast<Ints>(_mm256_add_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+}
+#else
+constexpr bool HAS_BYTE_PRODUCTS = false;
+inline Words multiply_bytes(Words a, Words) { return a; }
+inline Ints add_halves(Ints a, Words) { return a; }
+#endif
+
 // Lane by lane in order: the same sum at every level that has these lanes, whatever came before.
 inline float sum(Floats value) {
   float total = 0;

@@ -66,34 +66,63 @@ inline Floats dot(Floats sum, Words, Words) { return sum; }
 template <Format FORMAT>
 constexpr bool USES_PAIRS = HAS_DOT && FORMAT == BFLOAT16;
 
+// The products of four unsigned whole numbers of each output with a quad of a row's, added to `sum`; and what that has
+// come to after a group. Both are exact.
 #if defined(__AVX512VNNI__)
-constexpr int QUAD_WORDS = 1;  // of 4 numbers of x
+template <Format>
+constexpr bool USES_BYTES = true;
+template <Format>
 inline Ints add_products(Ints sum, Words weights, const uint32_t* quad, int) {
   return reinterpret_cast<Ints>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(weights),
                                                     _mm512_set1_epi32(int(*quad))));
 }
-inline void put_quad(const int8_t* x, uint32_t* to, int) { std::memcpy(to, x, 4); }
+template <Format>
+inline Ints total(Ints sum) {
+  return sum;
+}
 #else
-// As halves: numbers 0 and 2, then 1 and 3, where the weights' bytes fall apart into such halves.
-constexpr int QUAD_WORDS = 2;
+// int4 adds up in halves: of an output's two, each has room for 16 products of at most 15 * 127.
+template <Format FORMAT>
+constexpr bool USES_BYTES = HAS_BYTE_PRODUCTS && FORMAT == INT4;
+template <Format FORMAT>
 inline Ints add_products(Ints sum, Words weights, const uint32_t* quad, int rows) {
+  if constexpr (USES_BYTES<FORMAT>) return add_halves(sum, multiply_bytes(weights, filled_words(*quad)));
   return sum + multiply_halves(weights & 0x00ff00ffu, filled_words(quad[0])) +
          multiply_halves((weights >> 8) & 0x00ff00ffu, filled_words(quad[rows]));
 }
-inline void put_quad(const int8_t* x, uint32_t* to, int rows) {
-  to[0] = uint32_t(uint16_t(x[0])) | uint32_t(uint16_t(x[2])) << 16;
-  to[rows] = uint32_t(uint16_t(x[1])) | uint32_t(uint16_t(x[3])) << 16;
+template <Format FORMAT>
+inline Ints total(Ints sum) {
+  return USES_BYTES<FORMAT> ? multiply_halves(reinterpret_cast<Words>(sum), filled_words(0x00010001)) : sum;
 }
 #endif
-constexpr int GROUP_WORDS = 2 + GROUP / 4 * QUAD_WORDS;  // of a row of x
 
-// A line of the next panels is fetched as the same line of these is used: a panel of a small model is too short for the
-// processor to foresee how it goes on. Long ones it does foresee, and what is fetched too early is gone when it's
-// needed.
+// A quad of x is its four bytes, or its numbers 0 and 2, then 1 and 3, as halves, such as the weights' bytes fall into.
+template <Format FORMAT>
+constexpr int QUAD_WORDS = USES_BYTES<FORMAT> ? 1 : 2;
+template <Format FORMAT>
+inline void put_quad(const int8_t* x, uint32_t* to, int rows) {
+  if constexpr (USES_BYTES<FORMAT>) {
+    std::memcpy(to, x, 4);
+  } else {
+    to[0] = uint32_t(uint16_t(x[0])) | uint32_t(uint16_t(x[2])) << 16;
+    to[rows] = uint32_t(uint16_t(x[1])) | uint32_t(uint16_t(x[3])) << 16;
+  }
+}
+template <Format FORMAT>
+constexpr int GROUP_WORDS = 2 + GROUP / 4 * QUAD_WORDS<FORMAT>;  // of a row of x
+
+// Few rows wait for memory, which is read fastest as one stream. Where sums of single inputs are added one after the
+// other, though, they need a second panel to wait less; so do many rows, for which two share what is loaded of x.
+template <Format FORMAT, int ROWS>
+constexpr int PANELS_AT_ONCE =
+    ((IS_QUANTIZED<FORMAT> || USES_PAIRS<FORMAT>) && ROWS <= 4) || panels_at_once(ROWS) == 1 ? 1 : 2;
+
+// How far ahead of the lines at `done` bytes of PANELS panels others are fetched: of the same panel until it ends, then
+// of the next ones. The processor would foresee how a long panel goes on, but not where the next begins.
 template <int PANELS>
-inline int64_t bytes_ahead(int64_t panel_bytes) {
-  const int64_t farthest = 64 << 10;
-  return PANELS * panel_bytes < farthest ? PANELS * panel_bytes : farthest;
+inline int64_t bytes_ahead(int64_t done, int64_t panel_bytes) {
+  constexpr int64_t NEAR = (8 << 10) / PANELS;
+  return done + NEAR < panel_bytes ? NEAR : NEAR + (PANELS - 1) * panel_bytes;
 }
 
 struct Weights {
@@ -107,9 +136,10 @@ template <Format FORMAT, int ROWS, int PANELS>
 inline void tile(const Weights& w, int64_t panel, const float* x, float* out, int width) {
   constexpr int COLUMNS = PANELS * VECTORS, INPUTS = Line<FORMAT>::INPUTS;
   Floats sums[ROWS][COLUMNS] = {};
-  const int64_t panel_bytes = w.num_lines * 64, ahead = bytes_ahead<PANELS>(panel_bytes);
+  const int64_t panel_bytes = w.num_lines * 64;
   const char* from = w.weight + panel * panel_bytes;
   for (int64_t line = 0; line < w.num_lines; ++line, from += 64) {
+    const int64_t ahead = bytes_ahead<PANELS>(line * 64, panel_bytes);
     Words words[COLUMNS];
 #pragma GCC unroll 16
     for (int c = 0; c < COLUMNS; ++c) {
@@ -154,23 +184,18 @@ inline void quantized_tile(const Weights& w, int64_t panel, const float* x, floa
   constexpr int COLUMNS = PANELS * VECTORS;
   constexpr int LINES = GROUP / Line<FORMAT>::INPUTS;
   const int64_t panel_bytes = w.num_lines * 64, num_groups = w.num_lines / LINES;
-  const int64_t ahead = bytes_ahead<PANELS>(panel_bytes);
   const char* from = w.weight + panel * panel_bytes;
   const bfloat16* scales = w.scale + panel * num_groups * PANEL;
   for (int row = 0; row < ROWS; ++row) std::memset(out + row * width, 0, PANELS * PANEL * 4);
-  for (int64_t group = 0; group < num_groups; ++group, x += ROWS * GROUP_WORDS) {
+  for (int64_t group = 0; group < num_groups; ++group, x += ROWS * GROUP_WORDS<FORMAT>) {
+    const int64_t ahead = bytes_ahead<PANELS>(group * LINES * 64, panel_bytes);
     const int32_t* offsets = reinterpret_cast<const int32_t*>(x + ROWS);
     const uint32_t* quads = reinterpret_cast<const uint32_t*>(x + 2 * ROWS);
-    Ints sums[ROWS][COLUMNS];
-#pragma GCC unroll 16
-    for (int row = 0; row < ROWS; ++row) {
-#pragma GCC unroll 16
-      for (int c = 0; c < COLUMNS; ++c) sums[row][c] = Ints{} + offsets[row];
-    }
+    Ints sums[ROWS][COLUMNS] = {};
 #pragma GCC unroll 1
     for (int line = 0; line < LINES; ++line, from += 64) {
 #pragma GCC unroll 2
-      for (int part = 0; part < Line<FORMAT>::INPUTS / 4; ++part, quads += ROWS * QUAD_WORDS) {
+      for (int part = 0; part < Line<FORMAT>::INPUTS / 4; ++part, quads += ROWS * QUAD_WORDS<FORMAT>) {
 #pragma GCC unroll 16
         for (int c = 0; c < COLUMNS; ++c) {
           const char* place = from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4;
@@ -178,7 +203,9 @@ inline void quantized_tile(const Weights& w, int64_t panel, const float* x, floa
           Words words = load_words(place);
           if constexpr (FORMAT == INT4) words = (part == 0 ? words : words >> 4) & 0x0f0f0f0fu;
 #pragma GCC unroll 16
-          for (int row = 0; row < ROWS; ++row) sums[row][c] = add_products(sums[row][c], words, quads + row, ROWS);
+          for (int row = 0; row < ROWS; ++row) {
+            sums[row][c] = add_products<FORMAT>(sums[row][c], words, quads + row, ROWS);
+          }
         }
       }
     }
@@ -188,7 +215,8 @@ inline void quantized_tile(const Weights& w, int64_t panel, const float* x, floa
 #pragma GCC unroll 16
       for (int row = 0; row < ROWS; ++row) {
         float* to = out + row * width + c * LANES;
-        store(to, load(to) + __builtin_convertvector(sums[row][c], Floats) * (scale * x[row]));
+        const Ints sum = total<FORMAT>(sums[row][c]) + offsets[row];
+        store(to, load(to) + __builtin_convertvector(sum, Floats) * (scale * x[row]));
       }
     }
   }
