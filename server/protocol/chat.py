@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.errors import InvalidRequest
@@ -36,12 +36,32 @@ def _only_text(kind: Any) -> Any:
 class ContentPart(WireModel):
     """A part of a message's content. The model reads text; a refusal is text too."""
 
+    members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("text",), "refusal": ("refusal",)}
+
     type: Annotated[Literal["text", "refusal"], BeforeValidator(_only_text)]
     """What kind of part it is."""
     text: str = ""
     """The text of a text part."""
     refusal: str = ""
     """The text of a refusal."""
+
+    @property
+    def variant(self) -> str:
+        """Its type."""
+        return self.type
+
+    @property
+    def said(self) -> str:
+        """What the part says."""
+        return self.text if self.type == "text" else self.refusal
+
+    @model_validator(mode="after")
+    def _has_its_member(self) -> "ContentPart":
+        if self.type not in self.model_fields_set:
+            raise PydanticCustomError(
+                "part", "a part of the type '{type}' needs the member '{type}'", {"type": self.type}
+            )
+        return self
 
 
 Content = Annotated[list[ContentPart], Field(max_length=1024, fail_fast=True)]
@@ -53,6 +73,16 @@ def _as_parts(value: Any) -> Any:
 
 class Message(WireModel):
     """One turn. A developer speaks as system, and a function's answer is a tool's: templates know no other."""
+
+    members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "tool_call_id": ("tool",),
+        "tool_calls": ("assistant",),
+        "function_call": ("assistant",),
+        "refusal": ("assistant",),
+        "reasoning_content": ("assistant",),
+        "reasoning": ("assistant",),
+        "parsed": ("assistant",),
+    }
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     """Who speaks; developer means system, function means tool."""
@@ -67,7 +97,7 @@ class Message(WireModel):
     function_call: Function | None = None
     """The older form of one tool call."""
     refusal: str = ""
-    """Why the assistant declined; its text where there is no content."""
+    """Why the assistant declined, which ends its text."""
     reasoning_content: str | None = None
     """What the assistant thought, for templates that show it."""
     reasoning: str | None = None
@@ -76,9 +106,14 @@ class Message(WireModel):
     """Accepted: the content as OpenAI's clients have parsed it, which they send back beside it."""
 
     @property
+    def variant(self) -> str:
+        """Who speaks."""
+        return self.role
+
+    @property
     def text(self) -> str:
         """All text of the content, one part a line."""
-        return "\n".join(part.text or part.refusal for part in self.content) or self.refusal
+        return "\n".join([*(part.said for part in self.content), *([self.refusal] if self.refusal else [])])
 
     def check(self, path: str) -> None:
         """Raise InvalidRequest where something is missing that the role needs. `path`: where the message stands."""
@@ -89,6 +124,8 @@ class Message(WireModel):
         if not self.content and not self._may_lack_content:
             instead = " or tool_calls" if self.role == "assistant" else ""
             raise _missing(f"{path}.content", f"a message of the role {self.role} needs content{instead}")
+        if None not in (self.reasoning, self.reasoning_content) and self.reasoning != self.reasoning_content:
+            raise InvalidRequest("reasoning is another name of reasoning_content; give one", param=f"{path}.reasoning")
         for position, call in enumerate(self.tool_calls):
             call.check(f"{path}.tool_calls.{position}")
 
@@ -113,7 +150,12 @@ class Message(WireModel):
             "tool_calls": calls or None,
             "reasoning_content": self.reasoning_content or self.reasoning,
         }
-        return message | {key: value for key, value in optional.items() if value is not None}
+        # Those of other roles are left out: `unknown_fields` says so.
+        return message | {
+            key: value
+            for key, value in optional.items()
+            if value is not None and self.role in self.members_of.get(key, (self.role,))
+        }
 
 
 def _missing(path: str, why: str) -> InvalidRequest:
@@ -185,7 +227,7 @@ class Prediction(WireModel):
     @property
     def text(self) -> str:
         """All parts together."""
-        return "".join(part.text for part in self.content)
+        return "".join(part.said for part in self.content)
 
 
 class ChatCompletionRequest(GenerationRequest, Conversation):

@@ -81,9 +81,7 @@ def stored_message(message: Message, message_id: str) -> StoredMessage:
         content=message.text or None,
         refusal=message.refusal or None,
         name=message.name,
-        content_parts=[StoredPart(part.text or part.refusal) for part in message.content]
-        if len(message.content) > 1
-        else None,
+        content_parts=[StoredPart(part.said) for part in message.content] if len(message.content) > 1 else None,
         tool_call_id=message.tool_call_id or UNSET,
         tool_calls=calls or UNSET,
         function_call=UNSET if call is None else call.model_dump(include=_FUNCTION),

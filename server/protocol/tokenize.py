@@ -32,7 +32,12 @@ class TokenizeRequest(Conversation):
         """Raise InvalidRequest where the fields contradict each other."""
         if (self.prompt is None) == (not self.messages):
             raise InvalidRequest("give either prompt or messages", param="prompt")
+        if self.prompt is not None and (others := sorted(self.model_fields_set & _OF_MESSAGES)):
+            raise InvalidRequest("it belongs to messages, and there is a prompt", param=others[0])
         self.check_prompt()
+
+
+_OF_MESSAGES = Conversation.model_fields.keys() - {"add_special_tokens", "messages"}
 
 
 class DetokenizeRequest(WireModel):

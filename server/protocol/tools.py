@@ -1,9 +1,9 @@
 """The tools that a chat offers, the choice between them, and calls of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
@@ -16,6 +16,18 @@ from server.protocol.wire import WireModel
 MAX_TOOLS = 128
 
 _NO_PARAMETERS: dict[str, JsonValue] = {"type": "object", "properties": {}}
+
+
+class _FunctionOrCustom(WireModel):
+    members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {"function": ("function",), "custom": ("custom",)}
+
+    type: Literal["function", "custom"] = "function"
+    """What kind of tool it is."""
+
+    @property
+    def variant(self) -> str:
+        """Its type."""
+        return self.type
 
 
 class Function(WireModel):
@@ -37,13 +49,11 @@ class Function(WireModel):
         return {"name": self.name, "arguments": arguments if isinstance(arguments, dict) else self.arguments}
 
 
-class ToolCall(WireModel):
+class ToolCall(_FunctionOrCustom):
     """A call within an assistant's message."""
 
     id: Name = ""
     """What the tool's answer refers to."""
-    type: Literal["function", "custom"] = "function"
-    """What kind of tool was called."""
     function: Function | None = None
     """The call of a function."""
     custom: CustomCall | None = None
@@ -79,11 +89,9 @@ class FunctionDefinition(WireModel):
         return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 
-class Tool(WireModel):
+class Tool(_FunctionOrCustom):
     """A tool: a function, or one that takes a text."""
 
-    type: Literal["function", "custom"] = "function"
-    """What kind of tool it is."""
     function: FunctionDefinition | None = None
     """The function."""
     custom: CustomDefinition | None = None
@@ -126,11 +134,9 @@ class ToolNamed(WireModel):
     """Its name."""
 
 
-class ToolReference(WireModel):
+class ToolReference(_FunctionOrCustom):
     """One tool of the request's own."""
 
-    type: Literal["function", "custom"] = "function"
-    """What kind of tool it is."""
     function: ToolNamed | None = None
     """The function."""
     custom: ToolNamed | None = None
@@ -156,6 +162,12 @@ class AllowedTools(WireModel):
 class ToolChoice(WireModel):
     """Whether a tool is called, and which."""
 
+    members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "function": ("function",),
+        "custom": ("custom",),
+        "allowed_tools": ("allowed_tools",),
+    }
+
     type: Literal["none", "auto", "required", "function", "custom", "allowed_tools"]
     """`none`, `auto` and `required` also stand alone, as strings."""
     function: ToolNamed | None = None
@@ -164,6 +176,11 @@ class ToolChoice(WireModel):
     """The custom tool to call, for `custom`."""
     allowed_tools: AllowedTools | None = None
     """The tools to choose from, for `allowed_tools`."""
+
+    @property
+    def variant(self) -> str:
+        """Its type."""
+        return self.type
 
 
 def _as_choice(value: Any) -> Any:

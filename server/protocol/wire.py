@@ -31,6 +31,13 @@ class WireModel(BaseModel):
     )
 
     refused: ClassVar[Mapping[str, Refusal]] = {}
+    members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Fields that only some variants of the object have: with another one nobody reads them."""
+
+    @property
+    def variant(self) -> str:
+        """What kind of object it is, for those that have several."""
+        return ""
 
     @model_validator(mode="before")
     @classmethod
@@ -44,15 +51,19 @@ class UnknownField(NamedTuple):
     """A field of the body that nobody reads."""
 
     path: str
-    suggestion: str | None
+    suggestion: str | None = None
+    variant: str = ""
+    """Which kind of object doesn't have it, if another kind does."""
 
     def __str__(self) -> str:
         name = ascii(self.path[:80])
+        if self.variant:
+            return f"field {name} has no effect with {self.variant!r}"
         return f"unknown field {name}" + (f", did you mean {self.suggestion!r}?" if self.suggestion else "")
 
 
 def unknown_fields(model: WireModel, path: str = "") -> Iterator[UnknownField]:
-    """The fields at any depth that we have never heard of.
+    """The fields at any depth that we have never heard of, or that belong to another variant of their object.
 
     Raises InvalidRequest for the first one that we do know and that the model refuses.
     """
@@ -63,6 +74,8 @@ def unknown_fields(model: WireModel, path: str = "") -> Iterator[UnknownField]:
         elif not refusal.allows(value):
             raise InvalidRequest(f"{path + name!r} is not supported: {refusal.reason}", param=path + name)
     for name in type(model).model_fields:
+        if name in model.model_fields_set and model.variant not in model.members_of.get(name, (model.variant,)):
+            yield UnknownField(path + name, variant=model.variant)
         yield from _unknown_below(getattr(model, name), f"{path}{name}.")
 
 
