@@ -1,4 +1,5 @@
-"""What rounding costs: perplexity of the bundled model on documents that it was not trained on, for each weight format.
+"""What rounding costs: perplexity of the bundled model on documents that it was not trained on, for each weight format,
+and with keys and values in fp8.
 
 python benchmarks/perplexity.py
 """
@@ -15,6 +16,7 @@ from model.build import build_runner
 from model.demo.corpus import documents
 from model.demo.evaluation import HELD_OUT_SEED
 from model.demo.packing import IGNORED, encode
+from model.demo.recipe import WHOLE
 from model.description import RunnerOptions
 from model.runner import ModelRunner
 
@@ -24,6 +26,7 @@ FORMATS = {
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"quantization": "int8"},
     "int4": {"quantization": "int4"},
+    "float32, fp8 KV cache": {"dtype": "float32", "kernels": "torch", "kv_cache_dtype": "fp8"},
 }
 NUM_DOCUMENTS = 300
 
@@ -52,7 +55,9 @@ def main() -> None:
     parser.add_argument("directory", nargs="?", type=Path, default=BUNDLED, help="of a model with the same tokens")
     directory = parser.parse_args().directory
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    texts = [encode(tokenizer, document) for _, document in islice(documents(HELD_OUT_SEED, 4, []), NUM_DOCUMENTS)]
+    texts = [
+        encode(tokenizer, document) for _, document in islice(documents(HELD_OUT_SEED, WHOLE, 4, []), NUM_DOCUMENTS)
+    ]
     print("| weights | size | perplexity | over float32 |\n|---|---|---|---|")
     first = None
     for name, options in FORMATS.items():

@@ -16,7 +16,7 @@ from model.batch import Batch, Join, Proposal, SamplingParams
 from model.config import ModelConfig
 from model.description import Check, DraftInfo, ModelInfo, RunnerOptions
 from model.draft import draft_config
-from model.dtype import serving_dtype
+from model.dtype import cache_dtype, name_of, serving_dtype
 from model.errors import NotEnoughMemory, UnsupportedModel
 from model.families.registry import config_from_directory
 from model.kernels.cpu.layout import WeightFormat
@@ -60,6 +60,7 @@ class _Choices:
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
+    cache_dtype: torch.dtype
     max_model_len: int
     max_step_tokens: int
     against_kernels: str | None
@@ -86,7 +87,7 @@ class _Loaded:
     def block_bytes(self, block_size: int) -> int:
         """What a block takes in that cache."""
         bytes_per_block = torch_bytes_per_block if self.kernels is None else CpuAttention.bytes_per_block
-        return bytes_per_block(self.chosen.config, block_size, self.chosen.dtype)
+        return bytes_per_block(self.chosen.config, block_size, self.chosen.cache_dtype)
 
 
 def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunner, ModelInfo]:
@@ -125,14 +126,14 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
     checks = check_execution(
         runner,
         _probe(options, chosen),
-        str(chosen.dtype).removeprefix("torch."),
+        name_of(chosen.dtype),
         lambda: runner.record_graphs(num_blocks, GRAPH_BYTES, recording),
     )
     runner.run(largest_batch(1, 1, 1, options.block_size))
     return runner, ModelInfo(
         architecture=chosen.config.architecture,
         num_parameters=loaded.num_parameters,
-        dtype=str(chosen.dtype).removeprefix("torch."),
+        dtype=name_of(chosen.dtype),
         device=str(chosen.device),
         attention="torch" if chosen.against_kernels else "paged",
         kernels=_computing(kernels, chosen),
@@ -144,6 +145,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         max_num_seqs=options.max_num_seqs,
         max_step_tokens=chosen.max_step_tokens,
         block_size=options.block_size,
+        kv_cache_dtype=name_of(chosen.cache_dtype),
         num_blocks=num_blocks,
         eos_token_ids=list(chosen.config.eos_token_ids),
         bos_token_id=chosen.config.bos_token_id,
@@ -177,10 +179,13 @@ def _choose(options: RunnerOptions) -> _Choices:
     against_cpu = against_cpu or CpuAttention.supports_cache(options.block_size, dtype)
     if against_cpu and options.quantization != "none":
         raise UnsupportedModel(f"--quantization {options.quantization} needs the CPU kernels, but {against_cpu}")
+    if options.kv_cache_dtype == "fp8" and not against_cpu:
+        raise UnsupportedModel("--kv-cache-dtype fp8 is none of the CPU kernels'; leave it out, or add --kernels torch")
     return _Choices(
         config=config,
         device=device,
         dtype=dtype,
+        cache_dtype=cache_dtype(options.kv_cache_dtype, dtype),
         max_model_len=_max_model_len(options.max_model_len, config),
         max_step_tokens=max(options.max_step_tokens or MAX_STEP_TOKENS[device.type], options.max_num_seqs),
         against_kernels=against_cpu if device.type == "cpu" else _against_triton(options, config, device, dtype),
@@ -241,13 +246,13 @@ def _with_proved_kernels(
 def _backend(kernels: CpuKernels | None, chosen: _Choices, num_blocks: int, block_size: int) -> AttentionBackend[Any]:
     if kernels is not None:
         return CpuAttention(kernels, chosen.config, num_blocks, block_size, chosen.dtype)
-    cache = KVCache(chosen.config, num_blocks, block_size, chosen.dtype, chosen.device)
+    cache = KVCache(chosen.config, num_blocks, block_size, chosen.dtype, chosen.device, stored=chosen.cache_dtype)
     if chosen.against_kernels:
         return TorchAttention(chosen.config, cache)
     from model.attention.triton import TritonAttention
 
     card = Card.of(chosen.device)
-    return TritonAttention(chosen.config, cache, card, attention_launches(chosen.config, card))
+    return TritonAttention(chosen.config, cache, card, attention_launches(chosen.config, card, chosen.cache_dtype))
 
 
 def _computing(kernels: CpuKernels | None, chosen: _Choices) -> str:

@@ -9,6 +9,9 @@ Kernels = Literal["auto", "torch"]
 Quantization = Literal["none", "int8", "int4"]
 """What the weights are rounded to while they load."""
 
+KvCacheDtype = Literal["auto", "fp8"]
+"""What keys and values are rounded to when they are stored; auto: nothing, they stay in the model's dtype."""
+
 
 class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to serve a model; None and "auto" mean: chosen by model and device."""
@@ -19,6 +22,7 @@ class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "auto"
     dtype: str = "auto"
     quantization: Quantization = "none"
+    kv_cache_dtype: KvCacheDtype = "auto"
     kernels: Kernels = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 256
@@ -69,6 +73,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_num_seqs: int
     max_step_tokens: int
     block_size: int
+    kv_cache_dtype: str
     num_blocks: int
     eos_token_ids: list[int]
     bos_token_id: int | None

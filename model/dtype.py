@@ -3,7 +3,9 @@
 import torch
 
 from model.config import ModelConfig
+from model.description import KvCacheDtype
 from model.errors import UnsupportedModel
+from model.kv_cache import FP8
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -31,6 +33,16 @@ def serving_dtype(name: str, config: ModelConfig, device: torch.device, *, has_c
     if config.stored_dtype == "float16" or not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
+
+
+def cache_dtype(name: KvCacheDtype, dtype: torch.dtype) -> torch.dtype:
+    """What keys and values are stored in where the model is served in `dtype`."""
+    return FP8 if name == "fp8" else dtype
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """As users know it."""
+    return "fp8" if dtype == FP8 else str(dtype).removeprefix("torch.")
 
 
 def _cpu_multiplies_bfloat16() -> bool:

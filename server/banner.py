@@ -22,8 +22,9 @@ def banner(settings: Settings, info: ModelInfo, address: tuple[str, int], start_
         "computes": f"in {info.dtype}{quantized} on {info.device}, {info.attention} attention, {info.kernels}",
         "context": f"{info.max_model_len:,} tokens",
         "batch": f"up to {info.max_num_seqs:,} sequences and {info.max_step_tokens:,} tokens a step",
-        "KV cache": f"{info.num_blocks:,} blocks of {info.block_size} = {num_tokens:,} tokens "
-        f"({_size(info.kv_cache_bytes)}), {num_tokens // info.max_model_len:,} sequences of full length",
+        "KV cache": f"{info.num_blocks:,} blocks of {info.block_size} = {num_tokens:,} tokens in "
+        f"{info.kv_cache_dtype} ({_size(info.kv_cache_bytes)}), "
+        f"{num_tokens // info.max_model_len:,} sequences of full length",
         **({} if info.draft is None else {"drafts": _draft(info.draft)}),
         **({"proved": f"{proved}, at the start"} if proved else {}),
         **({} if info.decode_mbu is None else {"decode": f"at {info.decode_mbu:.0%} of the memory's bandwidth"}),

@@ -64,6 +64,7 @@ _DOCTOR_SETTINGS = (
     "device",
     "dtype",
     "quantization",
+    "kv_cache_dtype",
     "kernels",
     "max_model_len",
     "max_num_seqs",

@@ -282,6 +282,7 @@ def worker_config(settings: Settings, directory: Path, draft_directory: Path | N
         device=settings.device,
         dtype=settings.dtype,
         quantization=settings.quantization,
+        kv_cache_dtype=settings.kv_cache_dtype,
         kernels=settings.kernels,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,

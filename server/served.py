@@ -80,7 +80,7 @@ class ServedModel:
         """Changes when the same request with the same seed may give another text."""
         info = self.info
         model = (self.name, info.architecture, info.num_parameters, info.dtype, info.quantization)
-        parts = (VERSION, *model, info.device, info.attention, info.kernels)
+        parts = (VERSION, *model, info.kv_cache_dtype, info.device, info.attention, info.kernels)
         return "fp_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
 
 

@@ -242,6 +242,7 @@ def model_info(vocab_size: int, max_model_len: int, eos_token_ids: Sequence[int]
         max_num_seqs=64,
         max_step_tokens=512,
         block_size=16,
+        kv_cache_dtype="float32",
         num_blocks=64,
         eos_token_ids=list(eos_token_ids),
         bos_token_id=256,

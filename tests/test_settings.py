@@ -154,6 +154,7 @@ def test_a_worker_is_told_of_every_setting_that_concerns_it() -> None:
             "max_num_batched_tokens": "512",
             "num_threads": "1",
             "quantization": "int8",
+            "kv_cache_dtype": "fp8",
             "enable_prefix_caching": "false",
             "speculation": "false",
         }
@@ -161,6 +162,7 @@ def test_a_worker_is_told_of_every_setting_that_concerns_it() -> None:
     config = msgspec.json.decode(msgspec.json.encode(worker_config(settings, Path("/m"))), type=WorkerConfig)
     assert config.runner.kv_cache_bytes == 64 << 20
     assert (config.runner.max_model_len, config.runner.max_step_tokens, config.runner.num_threads) == (64, 512, 1)
+    assert config.runner.kv_cache_dtype == "fp8"
     assert (config.runner.quantization, config.prefix_caching, config.speculation) == ("int8", False, False)
     drafts = [worker_config(read_settings({"speculation": on}), Path("/m"), Path("/d")).runner for on in ("1", "0")]
     assert [runner.draft_model_dir for runner in drafts] == ["/d", None], "what makes no guesses is not loaded"

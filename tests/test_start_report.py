@@ -25,6 +25,7 @@ INFO = ModelInfo(
     max_num_seqs=256,
     max_step_tokens=8192,
     block_size=16,
+    kv_cache_dtype="float32",
     num_blocks=10000,
     eos_token_ids=[2],
     bos_token_id=1,
@@ -37,6 +38,7 @@ def test_the_banner_names_what_was_proved_and_the_speed_reached():
     text = banner(Settings(), INFO, ("127.0.0.1", 8000), {"loading weights": 1.24, "warming up": 0.5})
     assert "proved    overlapped steps, at the start" in text
     assert "decode    at 73% of the memory's bandwidth" in text
+    assert "= 160,000 tokens in float32 (18.6 GiB)" in text
     assert "CUDA graphs" not in text
     assert "start     1.7 s: loading weights 1.2, warming up 0.5" in text
 

@@ -86,7 +86,7 @@ class TorchAttention:
         self.window = config.sliding_window
         keys, _ = cache.layers[0]
         self.device = keys.device
-        self.dtype = keys.dtype
+        self.dtype = cache.dtype
         self.max_group_keys = MAX_GROUP_BYTES[self.device.type] // (2 * config.kv_size * self.dtype.itemsize)
 
     @staticmethod
@@ -120,7 +120,7 @@ class TorchAttention:
 
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, step: StepTensors[TorchPlan]) -> Tensor:
         """See AttentionBackend."""
-        self.cache.write(layer, step.write_T, k_TKD, v_TKD)
+        k_TKD, v_TKD = self.cache.write(layer, step.write_T, k_TKD, v_TKD)
         parts = [self._attend_decode(layer, q_THD.index_select(0, g.tokens_R), g) for g in step.plan.decode]
         for row in step.plan.prefill:
             q, k, v = (x.narrow(0, row.first_token, row.num_tokens) for x in (q_THD, k_TKD, v_TKD))

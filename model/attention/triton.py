@@ -20,8 +20,9 @@ from model.config import ModelConfig
 from model.kernels.triton.attention import attend, merge
 from model.kernels.triton.launches import AttentionLaunch, AttentionLaunches, Card, padded, unsupported
 from model.kernels.triton.rotary import rotate_and_write
-from model.kv_cache import KVCache
+from model.kv_cache import FP8, KVCache
 from model.layers.rope import Rotation
+from model.stream import to_device
 
 # T tokens in the step, H query heads, K kv heads, D head size; W pieces, P partial results, B blocks
 
@@ -50,8 +51,9 @@ class TritonAttention:
     can_record = True
 
     def __init__(self, config: ModelConfig, cache: KVCache, card: Card, launches: AttentionLaunches) -> None:
-        """The cache's dtype is the model's."""
+        """The cache's dtype is the model's; it may store FP8."""
         self.cache = cache
+        self._layers = [(_as_kernels_take(keys), _as_kernels_take(values)) for keys, values in cache.layers]
         self.num_heads = config.num_heads
         self.num_kv_heads = config.num_kv_heads
         self.head_dim = config.head_dim
@@ -85,18 +87,16 @@ class TritonAttention:
         counts_24 = np.zeros((2, 4), dtype=np.int32)
         counts_24[:, 0] = len(pieces.splits_W8), len(pieces.tiles_W8)
         parts = (counts_24, pieces.merges_T4, pieces.tiles_W8, pieces.splits_W8)
-        numbers = np.concatenate([part.ravel() for part in parts])
         sizes = (*(part.size for part in parts[:3]), 8 * pieces.max_splits)
-        # Splits come last, so one copy fills all but the room for more of them.
-        memory = torch.empty(sum(sizes), dtype=torch.int32, device=self.device)
-        memory[: len(numbers)].copy_(torch.from_numpy(numbers), non_blocking=True)
+        room = np.zeros(sizes[3] - pieces.splits_W8.size, dtype=np.int32)
+        memory = to_device(np.concatenate([*(part.ravel() for part in parts), room]), self.device)
         counts, merges, tiles, splits = memory.split_with_sizes(sizes)
         return TritonPlan(
             counts_24=counts.view(2, 4),
             merges_T4=merges.view(-1, 4),
             splits_W8=splits.view(-1, 8),
             tiles_W8=tiles.view(-1, 8),
-            tables_B=torch.from_numpy(pieces.tables).to(self.device, non_blocking=True),
+            tables_B=to_device(pieces.tables, self.device),
             max_partials=pieces.max_partials,
         )
 
@@ -114,9 +114,10 @@ class TritonAttention:
         o_THD = qkv_TX.new_empty(len(qkv_TX), H, D)
         partial_PHD = qkv_TX.new_empty(plan.max_partials, H, D, dtype=torch.float32)
         lse_PH = qkv_TX.new_empty(plan.max_partials, H, dtype=torch.float32)
+        num_splits_4, num_tiles_4 = plan.counts_24.unbind()
         for launch, pieces_W8, count_4 in (
-            (self.launches.tile, plan.tiles_W8, plan.counts_24[1]),
-            (self.launches.split, plan.splits_W8, plan.counts_24[0]),
+            (self.launches.tile, plan.tiles_W8, num_tiles_4),
+            (self.launches.split, plan.splits_W8, num_splits_4),
         ):
             if len(pieces_W8):
                 self._launch(launch, layer, qkv_TX, plan.tables_B, pieces_W8, count_4, o_THD, partial_PHD, lse_PH)
@@ -128,7 +129,7 @@ class TritonAttention:
         return o_THD
 
     def _rotate_and_write(self, layer: int, qkv_TX: Tensor, rotation: Rotation | None, write_T: Tensor) -> None:
-        keys_NKD, values_NKD = self.cache.layers[layer]
+        keys_NKD, values_NKD = self._layers[layer]
         H, K, D = self.num_heads, self.num_kv_heads, self.head_dim
         cosines, sines = (rotation.cos_T1D, rotation.sin_T1D) if rotation else (qkv_TX, qkv_TX)
         rotate_and_write[(len(qkv_TX), -(-(H + 2 * K) // _HEADS_PER_PROGRAM))](
@@ -149,7 +150,7 @@ class TritonAttention:
         partial_PHD: Tensor,
         lse_PH: Tensor,
     ) -> None:
-        keys_NKD, values_NKD = self.cache.layers[layer]
+        keys_NKD, values_NKD = self._layers[layer]
         D = self.head_dim
         num_programs = len(pieces_W8) * self.num_kv_heads
         if launch.programs_per_processor is not None:
@@ -162,3 +163,7 @@ class TritonAttention:
             BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_D=padded(D), IS_SPLIT=launch is self.launches.split,
             num_warps=launch.num_warps, num_stages=launch.num_stages, enable_fp_fusion=False,
         )  # fmt: skip
+
+
+def _as_kernels_take(cached_NKD: Tensor) -> Tensor:
+    return cached_NKD.view(torch.uint8) if cached_NKD.dtype == FP8 else cached_NKD

@@ -45,6 +45,7 @@ _ENGINE_SETTINGS = (
     "device",
     "dtype",
     "quantization",
+    "kv_cache_dtype",
     "kernels",
     "num_threads",
     "max_num_batched_tokens",

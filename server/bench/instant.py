@@ -126,6 +126,7 @@ def _model_info(config: WorkerConfig) -> ModelInfo:
         architecture=model.architecture,
         num_parameters=0,
         dtype="none",
+        kv_cache_dtype="none",
         device="none",
         attention="no",
         kernels="instantly",

@@ -22,6 +22,7 @@ MODEL = ModelInfo(
     max_num_seqs=8,
     max_step_tokens=32,
     block_size=4,
+    kv_cache_dtype="float32",
     num_blocks=400,
     eos_token_ids=[],
     bos_token_id=None,

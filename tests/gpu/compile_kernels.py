@@ -1,8 +1,9 @@
-"""Compiles what a step launches for a GPU that isn't there:  python -m tests.gpu.compile_kernels 90 128 4 0
+"""Compiles what a step launches for a GPU that isn't there:  python -m tests.gpu.compile_kernels 90 128 4 0 fp8
 
-The numbers are compute capability, head size, query heads of a kv head, and window, 0 for none. The launches are those
-of a step on CPU tensors, written down instead of run, so none can be missing here. Prints, as JSON, what each compiled
-kernel takes. A process of its own, since the other tests' kernels are interpreted.
+The numbers are compute capability, head size, query heads of a kv head, and window, 0 for none; then the format of the
+KV cache, auto or fp8. The launches are those of a step on CPU tensors, written down instead of run, so none can be
+missing here. Prints, as JSON, what each compiled kernel takes. A process of its own, since the other tests' kernels are
+interpreted.
 """
 
 import json
@@ -22,6 +23,8 @@ from triton.runtime.jit import JITFunction
 
 from model.attention.triton import TritonAttention
 from model.config import ModelConfig, RopeConfig
+from model.description import KvCacheDtype
+from model.dtype import cache_dtype
 from model.kernels.triton.launches import Card, attention_launches
 from model.kernels.triton.layers import use_triton_layers
 from model.kv_cache import KVCache
@@ -32,12 +35,12 @@ SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_44
 """Bytes that one program may have (CUDA C programming guide, table of technical specifications)."""
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",
-         torch.int64: "*i64"}  # fmt: skip
+         torch.int64: "*i64", torch.uint8: "*u8"}  # fmt: skip
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
-def launches(capability: int, head_dim: int, group: int, window: int | None) -> list[Launch]:
+def launches(capability: int, head_dim: int, group: int, window: int | None, cached: KvCacheDtype) -> list[Launch]:
     """Kernel, arguments and options of all launches of a step that has rows of both kinds."""
     config = ModelConfig(
         architecture="LlamaForCausalLM", vocab_size=32, hidden_size=4096, num_layers=1, num_heads=2 * group,
@@ -46,8 +49,9 @@ def launches(capability: int, head_dim: int, group: int, window: int | None) -> 
     )  # fmt: skip
     stepper = Stepper(Transformer(config, torch.bfloat16, torch.device("cpu")), max_len=64)
     card = Card(132, SHARED_MEMORY[capability])
-    cache = KVCache(config, 64, 16, torch.bfloat16, torch.device("cpu"))
-    stepper.backend = TritonAttention(config, cache, card, attention_launches(config, card))
+    stored = cache_dtype(cached, torch.bfloat16)
+    cache = KVCache(config, 64, 16, torch.bfloat16, torch.device("cpu"), stored=stored)
+    stepper.backend = TritonAttention(config, cache, card, attention_launches(config, card, stored))
     use_triton_layers(stepper.model)
     found: list[Launch] = []
 
@@ -90,9 +94,10 @@ def compiled(launch: Launch, capability: int) -> dict[str, Any]:
 
 def main() -> None:
     """Print what the kernels of one step take."""
-    capability, head_dim, group, window = map(int, sys.argv[1:])
+    capability, head_dim, group, window = map(int, sys.argv[1:5])
+    cached: KvCacheDtype = "fp8" if sys.argv[5] == "fp8" else "auto"
     unique: dict[str, Launch] = {}
-    for launch in launches(capability, head_dim, group, window or None):
+    for launch in launches(capability, head_dim, group, window or None, cached):
         kernel, _, kwargs = launch
         unique.setdefault(f"{kernel.__name__} {sorted(kwargs.items(), key=str)}", launch)
     print(json.dumps([compiled(launch, capability) for launch in unique.values()]))

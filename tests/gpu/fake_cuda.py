@@ -1,7 +1,11 @@
 """A small model on a GPU that isn't there: its tensors have a device but no contents. Needs the fixture `fake_cuda`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
+from model.attention.base import AttentionBackend
 from model.attention.torch import TorchAttention
 from model.config import ModelConfig
 from model.kv_cache import KVCache
@@ -33,16 +37,20 @@ class FakeStream(HostStream):
 def make_runner(
     config: ModelConfig = LLAMA,
     max_num_seqs: int = 8,
-    attention: type[TorchAttention] = TorchAttention,
+    attention: Callable[[ModelConfig, KVCache], AttentionBackend[Any]] = TorchAttention,
     draft: ModelConfig | None = None,
+    stored: torch.dtype | None = None,
+    prepare: Callable[[Transformer], None] = lambda model: None,
 ) -> ModelRunner:
-    """In bfloat16, with a cache of 16 blocks."""
+    """In bfloat16, with a cache of 16 blocks; `prepare` changes the model before it is used."""
 
-    def backend(config: ModelConfig) -> TorchAttention:
-        return attention(config, KVCache(config, 16, BLOCK, torch.bfloat16, CUDA))
+    def backend(config: ModelConfig) -> AttentionBackend[Any]:
+        return attention(config, KVCache(config, 16, BLOCK, torch.bfloat16, CUDA, stored=stored))
 
+    model = Transformer(config, torch.bfloat16, CUDA)
+    prepare(model)
     return ModelRunner(
-        Transformer(config, torch.bfloat16, CUDA),
+        model,
         backend(config),
         Sampler(max_num_seqs, config.vocab_size, config.eos_token_ids, CUDA),
         max_num_seqs=max_num_seqs,

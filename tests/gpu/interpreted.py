@@ -40,6 +40,7 @@ class Twins:
     block_size: int = 16
     dtype: torch.dtype = torch.float32
     launches: AttentionLaunches = TINY
+    stored: torch.dtype | None = None
     triton: TritonAttention = field(init=False)
     torch: TorchAttention = field(init=False)
 
@@ -56,7 +57,8 @@ class Twins:
         read = torch.from_numpy(np.concatenate(context))
         self.generator = torch.Generator().manual_seed(2)
         keys, values = self.random(len(read), c.num_kv_heads), self.random(len(read), c.num_kv_heads)
-        caches = [KVCache(c, num_slots * blocks_each, self.block_size, self.dtype, CPU) for _ in range(2)]
+        num_blocks = num_slots * blocks_each
+        caches = [KVCache(c, num_blocks, self.block_size, self.dtype, CPU, stored=self.stored) for _ in range(2)]
         for cache in caches:
             for layer in cache.layers:
                 for part in layer:

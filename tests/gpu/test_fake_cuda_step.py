@@ -4,6 +4,7 @@ So a tensor left on the host, or a wait for the device in the middle of a step, 
 """
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from model.batch import Batch, Join, Proposal, SamplingParams
 from model.build import largest_batch
-from model.config import RopeConfig
-from model.runner import Results
+from model.config import ModelConfig, RopeConfig
+from model.kv_cache import FP8, KVCache
+from model.runner import ModelRunner, Results
 from server.engine.engine import Engine
 from server.engine.messages import Choice, Request
 from server.engine.scheduler import SchedulerLimits
@@ -77,6 +79,42 @@ def test_a_step_of_prefill_and_decode_rows_never_waits_for_the_device(config):
     assert chosen.shape == (5,)
     assert top_ids.shape == (5, 3)
     assert top_ids.device == CPU
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the Triton kernels, which are not run on tensors without contents: only that they are on the GPU."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    names: list[str] = []
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        assert {arg.device.type for arg in args if isinstance(arg, torch.Tensor)} == {"cuda"}
+        names.append(self.fn.__name__)
+
+    monkeypatch.setattr(interpreter.InterpretedFunction, "run", run)
+    return names
+
+
+def make_triton_runner(stored: torch.dtype) -> ModelRunner:
+    from model.attention.triton import TritonAttention
+    from model.kernels.triton.launches import Card, attention_launches
+    from model.kernels.triton.layers import use_triton_layers
+
+    card = Card(num_processors=132, shared_memory=232_448)
+
+    def attention(config: ModelConfig, cache: KVCache) -> TritonAttention:
+        return TritonAttention(config, cache, card, attention_launches(config, card, stored))
+
+    return make_runner(attention=attention, stored=stored, prepare=use_triton_layers)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, FP8])
+def test_a_step_on_the_triton_kernels_never_waits_for_the_device(stored, launched):
+    runner = make_triton_runner(stored)
+    check(runner.enqueue(batch([0, 30, 39, 40, 200, 17, 33, 0], [40, 9, 1, 1, 1, 1, 5, 12], KINDS, 7)), 7)
+    assert {"rotate_and_write", "attend", "merge", "add_norm", "gate"} <= set(launched)
+    assert runner.record_graphs(15, 2**30, lambda fraction: None) == 8
+    check(runner.enqueue(Batch([0, 1, 2], [40, 39, 40], [1, 1, 1], [True] * 3)), 3)
 
 
 def test_a_draft_models_guesses_never_wait_for_the_device():

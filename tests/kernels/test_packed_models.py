@@ -210,6 +210,12 @@ def test_quantising_without_the_kernels_is_refused():
         build_runner(options, lambda phase, fraction: None)
 
 
+def test_an_fp8_cache_is_refused_where_the_cpu_kernels_compute():
+    options = RunnerOptions(model_dir=str(saved("tied")[1]), kv_cache_dtype="fp8")
+    with pytest.raises(UnsupportedModel, match=r"--kv-cache-dtype fp8 .* add --kernels torch"):
+        build_runner(options, lambda phase, fraction: None)
+
+
 def test_blocks_too_small_for_the_kernels_fall_back_to_torch_and_say_so():
     options = RunnerOptions(model_dir=str(saved("tied")[1]), block_size=8, num_threads=1)
     _, info = build_runner(options, lambda phase, fraction: None)

@@ -53,6 +53,7 @@ def test_the_facts_are_those_of_the_checkpoint(checkpoint):
         max_num_seqs=4,
         max_step_tokens=512,
         block_size=16,
+        kv_cache_dtype="float32",
         num_blocks=20,
         eos_token_ids=list(EOS),
         bos_token_id=1,
@@ -78,6 +79,13 @@ def test_a_cache_too_small_for_one_sequence_is_refused_with_both_sizes(checkpoin
     monkeypatch.setattr(build, "available_memory", lambda: 0)
     with pytest.raises(NotEnoughMemory, match=rf"0\.00 MiB.*{MAX_MODEL_LEN} tokens takes 0\.03 MiB"):
         build_with(checkpoint)
+
+
+def test_fp8_keys_and_values_take_their_bytes(checkpoint):
+    """A quarter of float32's: four times the blocks of the same memory."""
+    _, model = build_with(checkpoint, kv_cache_bytes=8 * BLOCK_BYTES, kv_cache_dtype="fp8")
+    assert (model.kv_cache_dtype, model.num_blocks) == ("fp8", 32)
+    assert model.kv_cache_bytes == 8 * BLOCK_BYTES
 
 
 def test_a_shorter_context_is_taken_and_a_longer_one_refused(checkpoint):

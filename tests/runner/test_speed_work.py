@@ -44,6 +44,7 @@ def work_of(config: ModelConfig) -> tuple[Work, int, int]:
         max_num_seqs=1,
         max_step_tokens=1,
         block_size=block_size,
+        kv_cache_dtype="float32",
         num_blocks=num_blocks,
         eos_token_ids=[],
         bos_token_id=None,

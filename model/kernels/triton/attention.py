@@ -10,6 +10,8 @@ once for all of them; N keys read together; D head size, padded to a power of tw
 import triton
 import triton.language as tl
 
+from model.kernels.triton.fp8 import widened
+
 PIECE_FIELDS = tl.constexpr(8)
 """int32 of one piece: see model/attention/pieces.py, which makes them."""
 MERGE_FIELDS = tl.constexpr(4)
@@ -40,8 +42,9 @@ def attend(
 ):
     """Writes out_THD or, where contexts are split, what `merge` makes it of: each piece's own result and weight.
 
-    q [T, Q_STRIDE], of which the first H * D are query heads; keys and values [positions, K, D]; tables int32, the
-    block ids of the rows one after the other; SCALE in units of log2(e); WINDOW 0 for none.
+    q [T, Q_STRIDE], of which the first H * D are query heads; keys and values [positions, K, D], in the dtype of q or
+    the bytes of fp8; tables int32, the block ids of the rows one after the other; SCALE in units of log2(e); WINDOW 0
+    for none.
     The number of programs is free, for they take pieces in turn until `num_pieces`, which is read on the device: a
     launch recorded in a CUDA graph serves steps of any length.
     """
@@ -160,7 +163,7 @@ def _attend_tile(
     row_N = (block_N * BLOCK_SIZE + position_N % BLOCK_SIZE) * (K * D) + head * D
 
     k_DN = tl.load(keys + row_N[None, :] + d[:, None], mask=is_key_N[None, :] & (d < D)[:, None], other=0.0)
-    score_MN = tl.dot(q_MD, k_DN, input_precision="ieee")
+    score_MN = tl.dot(q_MD, widened(k_DN, q_MD.dtype), input_precision="ieee")
     if IS_MASKED:
         age_MN = position_M[:, None] - position_N[None, :]
         is_seen_MN = (age_MN >= 0) & is_key_N[None, :]
@@ -173,6 +176,7 @@ def _attend_tile(
     weight_MN = tl.exp2(tl.fma(score_MN, SCALE, -shift_M[:, None]))
     rescale_M = tl.exp2(tl.fma(max_M, SCALE, -shift_M))
     v_ND = tl.load(values + row_N[:, None] + d[None, :], mask=is_key_N[:, None] & (d < D)[None, :], other=0.0)
+    v_ND = widened(v_ND, q_MD.dtype)
     acc_MD = tl.dot(weight_MN.to(v_ND.dtype), v_ND, acc_MD * rescale_M[:, None], input_precision="ieee")
     return new_max_M, sum_M * rescale_M + tl.sum(weight_MN, 1), acc_MD
 

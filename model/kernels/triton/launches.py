@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from model.config import ModelConfig
+from model.kv_cache import FP8
 
 MAX_HEAD_DIM = 256
 MAX_GROUP = 32
@@ -67,16 +68,18 @@ def padded(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def attention_launches(config: ModelConfig, card: Card) -> AttentionLaunches:
-    """For a cache of 16-bit numbers."""
+def attention_launches(config: ModelConfig, card: Card, stored: torch.dtype) -> AttentionLaunches:
+    """For a cache of 16-bit numbers, or of FP8, which needs registers to be widened in."""
     group = padded(config.num_heads // config.num_kv_heads)
     is_wide = padded(config.head_dim) > 128
     # 16 rows are the least that a tensor core multiplies.
     split = AttentionLaunch(max(16, group), 32 if is_wide else 64, 4, 5, programs_per_processor=2)
-    if card.shared_memory >= _LARGE_SHARED_MEMORY:
-        tile = AttentionLaunch(64, 64, 8, 3) if is_wide else AttentionLaunch(128, 64, 8, 5)
+    has_large = card.shared_memory >= _LARGE_SHARED_MEMORY
+    if is_wide:
+        num_keys = 64 if has_large else 32
+        tile = AttentionLaunch(64, num_keys // 2 if stored == FP8 else num_keys, 8, 3)
     else:
-        tile = AttentionLaunch(64, 32, 8, 3) if is_wide else AttentionLaunch(64, 64, 8, 5)
+        tile = AttentionLaunch(128 if has_large else 64, 64, 8, 5)
     return AttentionLaunches(split, tile)
 
 

@@ -6,6 +6,8 @@ Reference: model/layers/rope.py and KVCache.write.
 import triton
 import triton.language as tl
 
+from model.kernels.triton.fp8 import rounded
+
 # H query heads, K kv heads, D head size; X heads of one program; P = D / 2 pairs, padded to a power of two
 
 
@@ -27,7 +29,8 @@ def rotate_and_write(
     """Turns the query heads of qkv [T, H + 2K, D] in place, and writes turned keys and values at positions write_T.
 
     cosines and sines [T, D], as model.layers.rope.Rotation holds them; without ROTATES they are not read. A token
-    whose position is -1, as padding's is, is not written. Programs: tokens, and runs of BLOCK_X heads.
+    whose position is -1, as padding's is, is not written. keys and values are of the dtype of qkv, or bytes of fp8.
+    Programs: tokens, and runs of BLOCK_X heads.
     """
     token = tl.program_id(0).to(tl.int64)
     head_X = tl.program_id(1) * BLOCK_X + tl.arange(0, BLOCK_X)
@@ -58,6 +61,8 @@ def rotate_and_write(
     is_value_XP = ((head_X >= H + K) & (value_X >= 0))[:, None] & is_number_XP
     key_XP = keys + key_X[:, None] * D + p[None, :]
     value_XP = values + value_X[:, None] * D + p[None, :]
+    first_XP = rounded(first_XP, keys.dtype.element_ty)
+    second_XP = rounded(second_XP, keys.dtype.element_ty)
     tl.store(key_XP, first_XP, mask=is_key_XP)
     tl.store(key_XP + D // 2, second_XP, mask=is_key_XP)
     tl.store(value_XP, first_XP, mask=is_value_XP)
