@@ -9,7 +9,8 @@ from model.grammar import Vocabulary
 from server.engine.drafting import Drafter
 from server.engine.grammars import Grammars
 from server.engine.messages import Finished, Lookup, Request, Started, Stats, StepResult
-from server.engine.scheduler import Progress, Scheduler, SchedulerLimits
+from server.engine.progress import Progress
+from server.engine.scheduler import Scheduler, SchedulerLimits
 from server.engine.sequence import Sequence
 
 ResultsT = TypeVar("ResultsT")

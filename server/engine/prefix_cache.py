@@ -48,8 +48,6 @@ class PrefixCache:
 
         A step that computes some of them may still be on its way: whoever finds them comes after it on the device.
         """
-        if sequence.num_computed // self._size == sequence.num_registered:
-            return
         num_full = min(sequence.num_computed, len(sequence.token_ids)) // self._size
         self.extend_hashes(sequence)
         for index in range(sequence.num_registered, num_full):

@@ -3,14 +3,14 @@
 from bisect import insort
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
-from model.batch import NO_TOKEN, Batch, Join, StepOutput, TokenLogprobs
+from model.batch import NO_TOKEN, Batch, Join, StepOutput
 from server.engine.block_pool import BlockPool
 from server.engine.draft_planner import Draft, DraftPlanner
 from server.engine.drafting import UNKNOWN_COSTS, StepCosts
 from server.engine.prefix_cache import PrefixCache
+from server.engine.progress import Progress
 from server.engine.sequence import Sequence
 from server.engine.step_budget import step_budget
 
@@ -36,20 +36,6 @@ class SchedulerLimits:
     """What a step of the draft model costs, in the same unit; None without one."""
     prompt_costs: StepCosts = UNKNOWN_COSTS
     """What it costs to compute tokens of a prompt, by which prompts share a step with sequences that decode."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a step brought, for the engine to report."""
-
-    sequences: list[Sequence] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    """`token_ids[i]` is the new token of `sequences[i]`."""
-    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
-    """By sequence id."""
-    prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
-    """By sequence id."""
-    finished: list[tuple[Sequence, Literal["stop", "length", "error"]]] = field(default_factory=list)
 
 
 class Scheduler:
@@ -160,11 +146,11 @@ class Scheduler:
             num_new = self._grow(sequence, wanted, batch)
             if num_new:
                 budget -= num_new
-                num_drafts, draft = 0, drafts.get(sequence.id)
-                num_after = len(self.running) - position
-                if draft is not None and draft.num_tokens <= budget - num_after:
-                    num_drafts = self._put_draft(sequence, draft, num_after, batch)
-                budget -= num_drafts
+                num_drafts = 0
+                if sequence.id in drafts:
+                    num_after = len(self.running) - position
+                    num_drafts = self._put_draft(sequence, drafts[sequence.id], num_after, budget, batch)
+                    budget -= num_drafts
                 rows.append(self._put(sequence, num_new, num_drafts, batch))
         rows += self._admit(budget, batch)
         if rows:
@@ -173,25 +159,26 @@ class Scheduler:
 
     def update(self, output: StepOutput) -> Progress:
         """Take the result of the oldest batch whose result was not taken."""
-        progress = Progress()
-        token_ids = output.token_ids
+        progress, block_size = Progress(), self.limits.block_size
+        token_ids, logprobs, prompt_logprobs = output.token_ids, output.logprobs, output.prompt_logprobs
         for row, (sequence, num_drafts) in enumerate(self._in_flight.popleft()):
             if sequence.is_over:
                 continue  # aborted, or ended by the token before
-            if row in output.prompt_logprobs:
-                self._hand_out_prompt_logprobs(sequence, output.prompt_logprobs[row], progress)
+            if row in prompt_logprobs:
+                progress.add_prompt_logprobs(sequence, prompt_logprobs[row])
             token = token_ids[row]
             if token == NO_TOKEN:
                 progress.finished.append((sequence, "error"))
                 continue
             if token >= 0:
                 sequence.num_unknown -= 1
-                self._take_token(sequence, token, row in output.completed, progress)
-                if row in output.logprobs:
-                    progress.logprobs[sequence.id] = output.logprobs[row]
+                progress.add_token(sequence, token, row in output.completed)
+                if row in logprobs:
+                    progress.logprobs[sequence.id] = logprobs[row]
                 if num_drafts:
                     self._take_accepted(sequence, num_drafts, output.accepted[row], progress)
-            self._prefix_cache.register(sequence)
+            if sequence.num_computed // block_size > sequence.num_registered:
+                self._prefix_cache.register(sequence)
         for sequence, _ in progress.finished:
             self._forget(sequence)
         return progress
@@ -246,11 +233,14 @@ class Scheduler:
             budget -= shares[sequence.id]
         return shares
 
-    def _put_draft(self, sequence: Sequence, draft: Draft, num_after: int, batch: Batch) -> int:
+    def _put_draft(self, sequence: Sequence, draft: Draft, num_after: int, budget: int, batch: Batch) -> int:
         """Add guesses to the row that is put next, if free blocks hold them: nobody is preempted for a guess.
 
-        `num_after` rows come after it, each of which may need a block. Returns how many guesses were added.
+        `num_after` rows come after it, each of which needs a token of the budget and may need a block. Returns how many
+        guesses were added.
         """
+        if draft.num_tokens > budget - num_after:
+            return 0
         needed = self._num_blocks_for(len(sequence.token_ids) + draft.num_tokens) - len(sequence.blocks)
         if needed > 0 and needed > self.pool.num_available - num_after:
             return 0
@@ -267,13 +257,14 @@ class Scheduler:
 
         Returns for how many of `num_new` tokens it has blocks now: fewer, even 0, if it is itself the last in line.
         """
-        needed = self._num_blocks_for(sequence.num_computed + num_new) - len(sequence.blocks)
-        if needed <= 0:
+        block_size = self.limits.block_size
+        if sequence.num_computed + num_new <= len(sequence.blocks) * block_size:
             return num_new
+        needed = self._num_blocks_for(sequence.num_computed + num_new) - len(sequence.blocks)
         while needed > self.pool.num_available and self.running[-1] is not sequence:
             self._preempt(self.running[-1])
         self._allocate(sequence, min(needed, self.pool.num_available), batch)
-        return min(num_new, len(sequence.blocks) * self.limits.block_size - sequence.num_computed)
+        return min(num_new, len(sequence.blocks) * block_size - sequence.num_computed)
 
     def _admit(self, budget: int, batch: Batch) -> list[tuple[Sequence, int]]:
         """Let waiting sequences in: the first in rank, then the shortest, while slots, blocks and budget last.
@@ -351,42 +342,12 @@ class Scheduler:
         sequence.num_unknown += is_sampled
         return sequence, num_drafts
 
-    def _take_token(self, sequence: Sequence, token: int, is_complete: bool, progress: Progress) -> None:
-        params = sequence.params
-        if params.max_tokens == 0:
-            progress.finished.append((sequence, "length"))
-            return
-        sequence.token_ids.append(token)
-        if sequence.drafter is not None:
-            sequence.drafter.extend(token)
-        progress.sequences.append(sequence)
-        progress.token_ids.append(token)
-        if is_complete or sequence.stop_token_id is not None:
-            progress.finished.append((sequence, "stop"))
-        elif len(sequence.token_ids) - sequence.num_prompt >= params.max_tokens:
-            progress.finished.append((sequence, "length"))
-
     def _take_accepted(self, sequence: Sequence, num_drafts: int, tokens: list[int], progress: Progress) -> None:
-        """Take what was drawn after right drafts: with each, the draft before it turns out to be computed."""
         assert sequence.drafter is not None
-        num_taken = 0
-        for token in tokens:
-            if progress.finished and progress.finished[-1][0] is sequence:
-                break
-            self._take_token(sequence, token, False, progress)
-            sequence.num_computed += 1
-            num_taken += 1
+        num_taken = progress.add_accepted(sequence, tokens)
         sequence.drafter.learn(num_drafts, num_taken)
         self.num_drafts += num_drafts
         self.num_accepted_drafts += num_taken
-
-    def _hand_out_prompt_logprobs(self, sequence: Sequence, entries: list[TokenLogprobs], progress: Progress) -> None:
-        # After a preemption the first of them were handed out before.
-        start = sequence.num_prompt_logprobs
-        end = min(sequence.num_computed, sequence.num_prompt - 1)
-        if end > start:
-            progress.prompt_logprobs[sequence.id] = entries[len(entries) - (end - start) :]
-            sequence.num_prompt_logprobs = end
 
     def _forget(self, sequence: Sequence) -> None:
         if sequence.slot < 0:

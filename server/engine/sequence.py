@@ -24,7 +24,7 @@ class Sequence:
     num_prompt: int
     params: SamplingParams
     eos_token_ids: frozenset[int]
-    """The tokens that end it (empty with `ignore_eos`)."""
+    """The model's tokens that end it (empty with `ignore_eos`)."""
     constraint: "Constraint | None" = None
     """The grammar that it follows, for the runner: nothing here looks into it."""
     drafter: Drafter | None = None
@@ -60,6 +60,11 @@ class Sequence:
     """Whether it was ever scheduled."""
     is_over: bool = False
     """Whether it has ended or was aborted: what is still drawn for it is thrown away."""
+    end_token_ids: frozenset[int] = field(init=False)
+    """The tokens that end it: those of the model and of the request."""
+
+    def __post_init__(self) -> None:
+        self.end_token_ids = self.eos_token_ids.union(self.params.stop_token_ids)
 
     @property
     def num_to_compute(self) -> int:
@@ -85,4 +90,4 @@ class Sequence:
     def stop_token_id(self) -> int | None:
         """The last known token, if it is one that ends a text."""
         last = self.token_ids[-1]
-        return last if last in self.eos_token_ids or last in self.params.stop_token_ids else None
+        return last if last in self.end_token_ids else None
