@@ -17,6 +17,7 @@ from server.api.health import health_router, metrics_router, version_router
 from server.api.models import models_router
 from server.api.observe import Observe
 from server.api.resumable import ResumableStreams
+from server.api.siblings import Siblings
 from server.api.stored_chats import stored_chats_router
 from server.api.streams import streams_router
 from server.api.tokenize import tokenize_router
@@ -44,11 +45,14 @@ def create_app(
     *,
     version: str,
     store: ChatStore | None = None,
+    metrics: Metrics | None = None,
+    siblings: Siblings | None = None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
     """The application that serves these models; `lifespan` starts and stops their engines.
 
-    Without a `store`, requests to store an answer are refused.
+    Without a `store`, requests to store an answer are refused. `metrics` is what the application counts in, its own if
+    not given. `siblings` are the other processes that serve the same port.
     """
     app = FastAPI(
         title="nexttoken",
@@ -61,7 +65,7 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
     )
-    metrics = Metrics(lambda: ((model.name, model.engine) for model in served))
+    metrics = metrics or Metrics(served.engines)
     api = ApiContext(
         served=served,
         settings=settings,
@@ -69,6 +73,7 @@ def create_app(
         metrics=metrics,
         streams=ResumableStreams(settings.stream_resume_s),
         store=store,
+        siblings=siblings,
     )
     needs_key = [Depends(api.keys.require)]
     app.include_router(health_router(api))

@@ -29,7 +29,8 @@ def banner(settings: Settings, info: ModelInfo, address: tuple[str, int], start_
         **({"proved": f"{proved}, at the start"} if proved else {}),
         **({} if info.decode_mbu is None else {"decode": f"at {info.decode_mbu:.0%} of the memory's bandwidth"}),
         "start": f"{sum(start_s.values()):.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in start_s.items()),
-        "API": f"{url}/v1",
+        "API": f"{url}/v1"
+        + (f", answered by {settings.api_processes} processes" if settings.api_processes > 1 else ""),
         # A browser sends no bearer token.
         "docs": f"{url}/docs" + (f", with the key: curl{key} {url}/docs > docs.html" if key else ""),
     }

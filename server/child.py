@@ -1,7 +1,27 @@
 """How a child process learns of its parent's end."""
 
+import ctypes
 import os
+import signal
+import sys
 from threading import Thread
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Live exactly as long as the parent wants: not past its death, and not shorter when a terminal or a service
+    manager signals the whole group, since the parent still has streams to finish then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent()
+    exit_at_end_of_input()
+
+
+def die_with_parent() -> None:
+    """On Linux, be killed at the parent's death."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def exit_at_end_of_input() -> None:

@@ -30,16 +30,17 @@ class Metrics:
 
     def __init__(self, engines: Callable[[], Iterable[tuple[str, Engine]]]) -> None:
         """`engines` gives the served engines by name."""
-        self.registry = CollectorRegistry()
-        self.registry.register(_EngineNumbers(engines))
+        self._engine_numbers = CollectorRegistry()
+        self._engine_numbers.register(_EngineNumbers(engines))
+        self._counts = CollectorRegistry()
         self._tokens: dict[str, TokenCounts] = {}
-        self.registry.register(_TokenNumbers(self._tokens))
+        self._counts.register(_TokenNumbers(self._tokens))
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(_PREFIX + name, text, labels, registry=self.registry)
+            return Counter(_PREFIX + name, text, labels, registry=self._counts)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(_PREFIX + name, text, ("model_name",), buckets=buckets, registry=self.registry)
+            return Histogram(_PREFIX + name, text, ("model_name",), buckets=buckets, registry=self._counts)
 
         self.http_requests = counter("http_requests", "HTTP requests answered", "endpoint", "status")
         self.request_success = counter("request_success", "Choices finished", "model_name", "finished_reason")
@@ -53,9 +54,14 @@ class Metrics:
         """Where the tokens of this served model are counted."""
         return self._tokens.setdefault(model_name, TokenCounts())
 
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        text: bytes = generate_latest(self.registry)
+    def engine_numbers(self) -> str:
+        """What the engines say of themselves, in Prometheus' text format."""
+        text: str = generate_latest(self._engine_numbers).decode()
+        return text
+
+    def counts(self) -> str:
+        """What was counted in this process since it started, in the same format."""
+        text: str = generate_latest(self._counts).decode()
         return text
 
 

@@ -94,6 +94,10 @@ class ServedModels:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
 
+    def engines(self) -> Iterator[tuple[str, Engine]]:
+        """The engine of each model, with the model's name in logs and metrics."""
+        return ((model.name, model.engine) for model in self._models)
+
     @property
     def by_name(self) -> dict[str, ServedModel]:
         """Every served name, aliases too."""

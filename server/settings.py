@@ -103,6 +103,13 @@ class Settings(BaseSettings):
         "auto", description="Which tags the model writes around its thoughts; auto reads that from its chat template"
     )
 
+    api_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that answer HTTP, for a GPU with very many streams or for many large bodies; "
+        "with several, one more stands between them and the model",
+    )
     max_waiting: int = Field(
         1024, ge=0, description="Most sequences that wait for their turn; beyond that requests get 429"
     )

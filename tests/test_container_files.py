@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.serve import FLUSH_TIMEOUT_S
+from server.http_server import FLUSH_TIMEOUT_S
 from server.settings import Settings, variable
 from tests.api.serving import listening, serve
 

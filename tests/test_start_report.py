@@ -6,7 +6,7 @@ import pytest
 
 from model.description import Check, ModelInfo
 from server.banner import banner
-from server.serve import warn_of_what_is_off
+from server.service import warn_of_what_is_off
 from server.settings import Settings
 
 INFO = ModelInfo(

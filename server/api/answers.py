@@ -72,6 +72,8 @@ async def respond(
         events = _events(run, shape, exchange, keep)
         if not is_resumable:
             return EventStream(events, first_id=1 if _asks_for_events(request) else None)
+        if api.siblings is not None and (home := api.siblings.home_of(exchange.request_id)) is not None:
+            return home.pass_on(request)
         kept = api.streams.keep(api.keys.identify(request), exchange.request_id, events)
         return EventStream(kept.read(), first_id=1)
     texts = await until_disconnected(request.receive, _fold(run))

@@ -32,6 +32,8 @@ def json_body(model: type[T], *, max_bytes: int, strict_fields: bool) -> Callabl
     async def read(request: Request) -> T:
         _check_media_type(request)
         body = await _read(request, max_bytes)
+        if "x-resumable" in request.headers:
+            exchange_of(request).body = body
         if len(body) > MAX_INLINE_BYTES:
             parsed, warnings = await asyncio.to_thread(_parse, model, body, strict_fields)
         else:

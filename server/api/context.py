@@ -15,6 +15,7 @@ from server.api.exchange import exchange_of
 from server.api.generation import Prompt, Run
 from server.api.grammars import GrammarDoor
 from server.api.resumable import ResumableStreams
+from server.api.siblings import Siblings
 from server.errors import InvalidRequest
 from server.metrics import Metrics
 from server.protocol.common import GenerationRequest, Limits
@@ -57,6 +58,8 @@ class ApiContext:
     streams: ResumableStreams
     store: ChatStore | None = None
     """None: answers are not stored."""
+    siblings: Siblings | None = None
+    """None: no other process serves this port."""
     grammars: GrammarDoor = field(default_factory=GrammarDoor)
 
     def body(self, model: type[T]) -> Callable[[Request], Awaitable[T]]:

@@ -19,6 +19,8 @@ class Exchange:
     """About fields of the request that have no effect."""
     receipt: Receipt | None = None
     """Where the time went, of a request that generates."""
+    body: bytes = b""
+    """The request's, where another process may have to read it again."""
     send_body: Send | None = None
     """The server's own send, for a body in many pieces: every layer between looks at the answer's start alone."""
 

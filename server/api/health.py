@@ -39,7 +39,11 @@ def metrics_router(api: ApiContext) -> APIRouter:
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """All metrics in Prometheus' text format."""
-        return Response(api.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        counts = api.metrics.counts()
+        if api.siblings is not None:
+            counts = await api.siblings.summed_counts(counts)
+        text = api.metrics.engine_numbers() + counts
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
 

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.error_responses import error_response, unexpected
 from server.api.exchange import Exchange
+from server.api.siblings import is_from_sibling
 from server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class Observe:
             if status == 499:
                 await error_response(unexpected(exchange.request_id))(scope, receive, send_observed)
         finally:
-            self._metrics.http_requests.labels(_endpoint(scope), f"{status // 100}xx").inc()
+            if not is_from_sibling(scope):  # which counts it
+                self._metrics.http_requests.labels(_endpoint(scope), f"{status // 100}xx").inc()
             _log(scope, exchange, status, time.monotonic() - started)
 
 

@@ -101,6 +101,17 @@ class EngineClient:
         self._vocabulary = vocabulary
         self._supervisor = asyncio.create_task(self._supervise())
 
+    @property
+    def knows_tokens(self) -> bool:
+        """Whether it was told what the model's tokens are as text."""
+        return self._tokens is not None
+
+    def know(self, tokens: Tokens) -> None:
+        """Tell the worker, and each one after it, what grammars are made of."""
+        self._tokens = tokens
+        if self._connection is not None:
+            self._connection.send(tokens)
+
     def drain(self) -> None:
         """Refuse new requests from now on; running ones go on."""
         self._phase, self._detail = "draining", "shutting down"
@@ -156,8 +167,9 @@ class EngineClient:
         return generation
 
     def release(self, generation: PendingGeneration) -> None:
-        """Forget a request that was accepted; what is not finished is aborted."""
-        del self._generations[generation.id]
+        """Forget a request that was accepted, if it wasn't forgotten yet; what is not finished is aborted."""
+        if self._generations.pop(generation.id, None) is None:
+            return
         self.drop(list(generation.choices.values()))
         for queue in (self._held, self._solo):
             with suppress(ValueError):
@@ -283,18 +295,13 @@ class EngineClient:
         self._connection, self._ready_at = connection, asyncio.get_running_loop().time()
         self.model = model
         self._stats = NO_STATS
-        self._send_tokens(model)
+        if self._tokens is not None:
+            connection.send(self._tokens)
+        elif self._vocabulary is not None and (vocabulary := self._vocabulary(model)) is not None:
+            self.know(Tokens(vocabulary))
         if self._phase != "draining":
             self._phase, self._detail, self._fraction = "ready", "serving", 1.0
         self._send_held()
-
-    def _send_tokens(self, model: ModelInfo) -> None:
-        """Tell a new worker what its grammars are made of."""
-        if self._tokens is None and self._vocabulary is not None:
-            vocabulary = self._vocabulary(model)
-            self._tokens = None if vocabulary is None else Tokens(vocabulary)
-        if self._tokens is not None and self._connection is not None:
-            self._connection.send(self._tokens)
 
     def _take_step(self, step: StepResult) -> None:
         choices = self._choices.by_id

@@ -140,7 +140,7 @@ class Connection:
                 logger.error("event=bad_message_from_worker error=%r", str(error))
                 return None
         if self._exited.done():
-            raise WorkerDied(_describe_exit(self._exited.result()))
+            raise WorkerDied(describe_exit(self._exited.result()))
         return None
 
     def kill(self) -> None:
@@ -153,5 +153,6 @@ class Connection:
         self._process.stdin.close()
 
 
-def _describe_exit(code: int) -> str:
+def describe_exit(code: int) -> str:
+    """How a process ended, by its return code."""
     return f"exited with status {code}" if code >= 0 else f"killed by signal {-code}"

@@ -1,12 +1,13 @@
 """What the API needs of an engine, wherever that runs."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 import msgspec
 
 from model.batch import SamplingParams
+from model.grammar import Vocabulary
 from server.engine.messages import ModelInfo, Output, Stats
 
 Phase = Literal["starting", "ready", "draining", "restarting", "dead"]
@@ -14,7 +15,7 @@ Phase = Literal["starting", "ready", "draining", "restarting", "dead"]
 NO_STATS = Stats(0, 0, 0, 0, 0, 0)
 
 
-class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """How the engine is, for health checks and metrics."""
 
     phase: Phase
@@ -67,3 +68,16 @@ class Engine(Protocol):
 
     async def num_cached(self, prompt_ids: list[int], cache_salt: str) -> int | None:
         """Prompt tokens that a request would find in the prefix cache now. None if the worker has no time to say."""
+
+
+class StartableEngine(Engine, Protocol):
+    """An engine as whoever runs the API has it."""
+
+    async def start(self, vocabulary: Callable[[ModelInfo], Vocabulary | None] | None = None) -> None:
+        """Begin to start; `status` tells when it is ready.
+
+        `vocabulary`, asked once, says what the model's tokens are as text; without it no request has a grammar.
+        """
+
+    async def stop(self) -> None:
+        """End; requests still running end with an error."""

@@ -6,8 +6,6 @@ ADDRESS is the client's ZeroMQ endpoint, CONFIG a WorkerConfig as JSON. The proc
 which is when its parent closes it or goes away.
 """
 
-import ctypes
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +22,7 @@ from model.errors import ModelError
 from model.families.registry import config_from_directory
 from model.runner import ModelRunner
 from model.speed.decode import decode_speed
-from server.child import exit_at_end_of_input
+from server.child import end_with_parent
 from server.engine.drafting import UNKNOWN_COSTS
 from server.engine.engine import Engine
 from server.engine.messages import (
@@ -42,7 +40,6 @@ from server.engine.messages import (
 from server.engine.scheduler import SchedulerLimits
 from server.engine.step_costs import measure_draft_costs, measure_prompt_costs, measure_step_costs
 
-PR_SET_PDEATHSIG = 1
 # While nothing runs, how often to look whether a grammar is ready.
 COMPILE_POLL_MS = 2
 
@@ -79,7 +76,7 @@ class Socket:
 
 def main() -> None:
     """Load the model, then serve until the parent goes away."""
-    _end_with_parent()
+    end_with_parent()
     socket, config = Socket(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=WorkerConfig)
     try:
         report = _reporter(socket)
@@ -165,16 +162,6 @@ def _reporter(socket: Socket) -> Callable[[str, float], None]:
             socket.send(Loading(phase, fraction))
 
     return report
-
-
-def _end_with_parent() -> None:
-    """Live exactly as long as the parent wants: not past its death, and not shorter when a terminal or a service
-    manager signals the whole group, since the parent still has streams to finish then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    exit_at_end_of_input()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ On its standard input come a Vocabulary, then one Grammar at a time, each as msg
 answers each with an Answer; the first one says that it is ready. It ends when its input does, or with its last answer.
 """
 
-import ctypes
 import resource
 import signal
 import sys
@@ -18,6 +17,7 @@ import msgspec
 
 from model.constraint import Compiler, GrammarError
 from model.grammar import Grammar, Verdict, Vocabulary
+from server.child import die_with_parent
 from server.grammar.frames import Answer, frame, read_frames
 
 MAX_MEMORY_BYTES = 2 * 2**30
@@ -25,7 +25,6 @@ MAX_MEMORY_BYTES = 2 * 2**30
 STACK_BYTES = 8 * 2**20
 # What it has grown to by then it doesn't give back: the next grammar gets a new process.
 MAX_RESIDENT_BYTES = 512 * 2**20
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -33,8 +32,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     threading.stack_size(STACK_BYTES)
     answering = threading.Thread(target=serve, args=(sys.stdin.buffer, sys.stdout.buffer))
     answering.start()
