@@ -59,7 +59,8 @@ inline Words load_words(const void* from) { return *static_cast<const WordsAnywh
 
 inline void store(float* to, Floats value) { *reinterpret_cast<FloatsAnywhere*>(to) = value; }
 
-inline Floats filled(float value) { return Floats{} + value; }
+// Without 0, as x - 0 is x; 0 + x is not where x is -0, and would be computed.
+inline Floats filled(float value) { return value - Floats{}; }
 
 inline Words filled_words(uint32_t value) { return Words{} + value; }
 

@@ -196,15 +196,19 @@ inline void quantized_tile(const Weights& w, int64_t panel, const float* x, floa
     for (int line = 0; line < LINES; ++line, from += 64) {
 #pragma GCC unroll 2
       for (int part = 0; part < Line<FORMAT>::INPUTS / 4; ++part, quads += ROWS * QUAD_WORDS<FORMAT>) {
+        Words words[COLUMNS];
 #pragma GCC unroll 16
         for (int c = 0; c < COLUMNS; ++c) {
           const char* place = from + c / VECTORS * panel_bytes + c % VECTORS * LANES * 4;
           if (part == 0 && c % VECTORS == 0) __builtin_prefetch(place + ahead, 0, 2);
-          Words words = load_words(place);
-          if constexpr (FORMAT == INT4) words = (part == 0 ? words : words >> 4) & 0x0f0f0f0fu;
+          words[c] = load_words(place);
+          if constexpr (FORMAT == INT4) words[c] = (part == 0 ? words[c] : words[c] >> 4) & 0x0f0f0f0fu;
+        }
 #pragma GCC unroll 16
-          for (int row = 0; row < ROWS; ++row) {
-            sums[row][c] = add_products<FORMAT>(sums[row][c], words, quads + row, ROWS);
+        for (int row = 0; row < ROWS; ++row) {
+#pragma GCC unroll 16
+          for (int c = 0; c < COLUMNS; ++c) {
+            sums[row][c] = add_products<FORMAT>(sums[row][c], words[c], quads + row, ROWS);
           }
         }
       }
