@@ -128,12 +128,14 @@ class ApiContext:
 
 
 def _check_grammars(body: GenerationRequest, grammars: Sequence[Grammar | None]) -> None:
-    if body.allowed_token_ids and any(grammar is not None for grammar in grammars):
-        raise InvalidRequest(
-            "not together with a form of the text, bad_words or an end of thoughts", param="allowed_token_ids"
-        )
-    if body.ignore_eos and ANYTHING in grammars:
-        raise InvalidRequest("not together with bad_words or an end of thoughts", param="ignore_eos")
+    for grammar in filter(None, grammars):
+        for field, is_refused in (
+            ("allowed_token_ids", bool(body.allowed_token_ids)),
+            ("ignore_eos", body.ignore_eos and grammar == ANYTHING),
+        ):
+            if is_refused:
+                other = body.narrowing_field if grammar == ANYTHING else body.form_field
+                raise InvalidRequest(f"{field} and {other} can't both be kept: leave one of them out", param=field)
 
 
 def _check_size(body: GenerationRequest, prompts: list[Prompt]) -> None:

@@ -278,6 +278,13 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
         return int(max_tokens * _THINKING_SHARES[self.reasoning_effort])
 
     @property
+    def narrowing_field(self) -> str:
+        """Bad words, or an end of thoughts."""
+        if self.bad_words:
+            return "bad_words"
+        return "reasoning_effort" if self.thinking_token_budget is None else "thinking_token_budget"
+
+    @property
     def used_tier(self) -> ServiceTierField:
         """The service tier that the answer names."""
         match self.service_tier:

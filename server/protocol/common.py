@@ -152,6 +152,17 @@ class GenerationRequest(StructuredFields):
         return self.prompt_logprobs
 
     @property
+    def form_field(self) -> str:
+        """The field that gives the text a form."""
+        form = self.form()
+        return "tools" if form is None else form.param
+
+    @property
+    def narrowing_field(self) -> str:
+        """The field that forbids some tokens of a text without a form."""
+        return "bad_words"
+
+    @property
     def queue_priority(self) -> int:
         """As the engine's priority: lower goes first."""
         return self.priority

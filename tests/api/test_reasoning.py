@@ -115,14 +115,21 @@ def test_a_budget_knows_whether_the_prompt_opens_the_thoughts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "fields", "param"),
+    ("template", "fields", "params"),
     [
-        ("plain", {"thinking_token_budget": 3}, "thinking_token_budget"),
-        ("thinking", {"thinking_token_budget": -1}, "thinking_token_budget"),
-        ("thinking", {"thinking_token_budget": 3, "ignore_eos": True}, "ignore_eos"),
-        ("thinking", {"reasoning_effort": "low", "allowed_token_ids": [65]}, "allowed_token_ids"),
+        ("plain", {"thinking_token_budget": 3}, ["thinking_token_budget"]),
+        ("thinking", {"thinking_token_budget": -1}, ["thinking_token_budget"]),
+        ("thinking", {"thinking_token_budget": 3, "ignore_eos": True}, ["ignore_eos", "thinking_token_budget"]),
+        ("thinking", {"reasoning_effort": "low", "ignore_eos": True}, ["ignore_eos", "reasoning_effort"]),
+        ("thinking", {"bad_words": ["x"], "ignore_eos": True}, ["ignore_eos", "bad_words"]),
+        ("thinking", {"reasoning_effort": "low", "allowed_token_ids": [65]}, ["allowed_token_ids", "reasoning_effort"]),
+        ("thinking", {"guided_regex": "a", "allowed_token_ids": [65]}, ["allowed_token_ids", "guided_regex"]),
     ],
 )
-def test_a_budget_that_can_not_be_kept_is_refused(template: str, fields: dict[str, Any], param: str) -> None:
+def test_a_budget_that_can_not_be_kept_is_refused_with_the_field_beside_it(
+    template: str, fields: dict[str, Any], params: list[str]
+) -> None:
     body = {"messages": [{"role": "user", "content": "hi"}], **fields}
-    assert refused(ask(tool_server("x", template), PATH, body))["param"] == param
+    error = refused(ask(tool_server("x", template), PATH, body))
+    assert error["param"] == params[0]
+    assert len(params) == 1 or all(param in error["message"] for param in params)
