@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
+from server.api.body_extent import check_extent
 from server.api.exchange import exchange_of
 from server.errors import BodyTimeout, ClientDisconnected, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from server.protocol.wire import WireModel, unknown_fields
@@ -77,6 +78,7 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 
 def _parse(model: type[T], body: bytes, strict_fields: bool) -> tuple[T, list[str]]:
+    check_extent(body)
     try:
         parsed = model.model_validate_json(body)
     except ValidationError as error:

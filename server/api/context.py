@@ -129,13 +129,14 @@ class ApiContext:
 
 def _check_grammars(body: GenerationRequest, grammars: Sequence[Grammar | None]) -> None:
     for grammar in filter(None, grammars):
-        for field, is_refused in (
+        is_free = grammar == ANYTHING
+        for param, is_refused in (
             ("allowed_token_ids", bool(body.allowed_token_ids)),
-            ("ignore_eos", body.ignore_eos and grammar == ANYTHING),
+            ("ignore_eos", body.ignore_eos and is_free),
         ):
             if is_refused:
-                other = body.narrowing_field if grammar == ANYTHING else body.form_field
-                raise InvalidRequest(f"{field} and {other} can't both be kept: leave one of them out", param=field)
+                other = body.narrowing_field if is_free else body.form_field
+                raise InvalidRequest(f"{param} and {other} can't both be kept: leave one of them out", param=param)
 
 
 def _check_size(body: GenerationRequest, prompts: list[Prompt]) -> None:

@@ -50,16 +50,24 @@ class WireModel(BaseModel):
 class UnknownField(NamedTuple):
     """A field of the body that nobody reads."""
 
-    path: str
-    suggestion: str | None = None
-    variant: str = ""
-    """Which kind of object doesn't have it, if another kind does."""
+    holder: WireModel
+    """The object that it stands in."""
+    prefix: str
+    """Where that object stands, as the beginning of a path."""
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Where it stands."""
+        return self.prefix + self.name
 
     def __str__(self) -> str:
+        # Here, and not for each of a hundred thousand: a suggestion takes 20 us.
         name = ascii(self.path[:80])
-        if self.variant:
-            return f"field {name} has no effect with {self.variant!r}"
-        return f"unknown field {name}" + (f", did you mean {self.suggestion!r}?" if self.suggestion else "")
+        if self.name in type(self.holder).model_fields:
+            return f"field {name} has no effect with {self.holder.variant!r}"
+        suggestion = _closest(self.name, self.holder)
+        return f"unknown field {name}" + (f", did you mean {suggestion!r}?" if suggestion else "")
 
 
 def unknown_fields(model: WireModel, path: str = "") -> Iterator[UnknownField]:
@@ -70,12 +78,12 @@ def unknown_fields(model: WireModel, path: str = "") -> Iterator[UnknownField]:
     for name, value in (model.model_extra or {}).items():
         refusal = model.refused.get(name)
         if refusal is None:
-            yield UnknownField(path + name, _closest(name, model))
+            yield UnknownField(model, path, name)
         elif not refusal.allows(value):
             raise InvalidRequest(f"{path + name!r} is not supported: {refusal.reason}", param=path + name)
     for name in type(model).model_fields:
         if name in model.model_fields_set and model.variant not in model.members_of.get(name, (model.variant,)):
-            yield UnknownField(path + name, variant=model.variant)
+            yield UnknownField(model, path, name)
         yield from _unknown_below(getattr(model, name), f"{path}{name}.")
 
 

@@ -63,7 +63,7 @@ def post(path: str, **body: Any) -> httpx.Response:
         pytest.param("logit_bias", {"1": 1e9}, id="in09"),
         pytest.param("logit_bias", {str(i): 1 for i in range(10**5)}, id="in09"),
         *(pytest.param("stop_token_ids", ids, id="in14") for ids in ([VOCABULARY], [-1], [2**31], [True], [1] * 10**5)),
-        *(pytest.param("stop", value, id="in22") for value in ("", [""], ["a"] * 10**6, ["a" * 10**6], ["a", 1], [[]])),
+        *(pytest.param("stop", value, id="in22") for value in ("", [""], ["a"] * 10**5, ["a" * 10**6], ["a", 1], [[]])),
         pytest.param("stream_options", {"include_usage": True}, id="stream_options_needs_stream"),
         pytest.param("cache_salt", "x" * 1000, id="bounded_string"),
     ],
