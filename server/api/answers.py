@@ -74,6 +74,7 @@ async def respond(
             return EventStream(events, first_id=1 if _asks_for_events(request) else None)
         if api.siblings is not None and (home := api.siblings.home_of(exchange.request_id)) is not None:
             return home.pass_on(request)
+        exchange.body = b""  # a stream may be long
         kept = api.streams.keep(api.keys.identify(request), exchange.request_id, events)
         return EventStream(kept.read(), first_id=1)
     texts = await until_disconnected(request.receive, _fold(run))

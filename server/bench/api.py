@@ -1,4 +1,4 @@
-"""`nexttoken bench api`: what the API process alone can push, in front of a worker that computes nothing."""
+"""`nexttoken bench api`: what the API processes alone can push, in front of a worker that computes nothing."""
 
 import os
 import re
@@ -25,20 +25,28 @@ _INPUT_LEN = 16
 _ROUNDS = 3
 
 
-def bench_api(num_streams: Sequence[int], num_tokens: int, num_processes: int) -> list[dict[str, Any]]:
-    """Measure with each number of streams at once, print a line for each. Raises LoadFailed."""
+def bench_api(
+    num_streams: Sequence[int], num_tokens: int, num_clients: int, num_api_processes: int = 1, step_ms: int = 0
+) -> list[dict[str, Any]]:
+    """Measure with each number of streams at once, print a line for each. Raises LoadFailed.
+
+    `num_clients`: processes that send the load. `step_ms`: how long a step lasts; 0 for as long as it takes.
+    """
     results = []
-    with _instant_server() as (url, pid):
+    with _instant_server(num_api_processes, step_ms) as (url, pid):
         for streams in num_streams:
             plan = _plan(url, streams, num_tokens)
-            cpu_before = cpu_seconds(pid)
-            results.append(
-                _summary(streams, run_load(plan, min(streams, num_processes)), cpu_seconds(pid) - cpu_before)
-            )
+            before = _cpu_of_server(pid)
+            seen = run_load(plan, min(streams, num_clients))
+            hub_s, children_s = (after - then for after, then in zip(_cpu_of_server(pid), before, strict=True))
+            results.append(_summary(streams, seen, hub_s + children_s))
+            # With the warm-up's.
+            num_steps = num_tokens * (_ROUNDS + 1)
+            results[-1]["hub_us_per_step"] = hub_s / num_steps * 1e6 if num_api_processes > 1 else float("nan")
     with null_server() as url:
         for result in results:
             streams = result["streams"]
-            seen = run_load(_plan(url, streams, num_tokens), min(streams, num_processes))
+            seen = run_load(_plan(url, streams, num_tokens), min(streams, num_clients))
             result["client_ceiling"] = sum(len(one.text_times) for one in seen) / duration(seen)
     print(table(list(_COLUMNS.values()), [[result[name] for name in _COLUMNS] for result in results]))
     return results
@@ -49,6 +57,7 @@ _COLUMNS = {
     "chunks_per_s": "chunks/s",
     "tokens_per_s": "tokens/s",
     "cpu_us_per_token": "CPU us/token",
+    "hub_us_per_step": "hub us/step",
     "ttft_p50_ms": "TTFT p50 ms",
     "ttft_p99_ms": "p99",
     "client_ceiling": "client's ceiling",
@@ -85,11 +94,11 @@ def _plan(url: str, streams: int, num_tokens: int) -> LoadPlan:
 
 
 @contextmanager
-def _instant_server() -> Iterator[tuple[str, int]]:
+def _instant_server(num_api_processes: int, step_ms: int) -> Iterator[tuple[str, int]]:
     """Its URL and process id."""
     # As it is set up without any settings, whatever those of the shell are for.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(variable(""))}
-    command = [sys.executable, "-P", "-m", "server.bench.instant"]
+    command = [sys.executable, "-P", "-m", "server.bench.instant", str(num_api_processes), str(step_ms)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -107,6 +116,15 @@ def _url_in_banner(process: "subprocess.Popen[str]") -> str:
         if found := re.search(r"API\s+(http://\S+)/v1", line):
             return found[1].replace("localhost", "127.0.0.1")
     raise LoadFailed("the server ended before it was ready; its words are above")
+
+
+def _cpu_of_server(pid: int) -> tuple[float, float]:
+    """Processor time of a process, and of its children together, as `cpu_seconds`."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return float("nan"), float("nan")
+    return cpu_seconds(pid), sum(cpu_seconds(int(child)) for child in children)
 
 
 def cpu_seconds(pid: int) -> float:

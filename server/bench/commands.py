@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from server.bench.arguments import add_json, add_processes, count, counts, new_file, write_json
+from server.bench.arguments import add_json, add_processes, count, counts, new_file, whole, write_json
 from server.bench.serve_command import add_serve
 from server.command import BadUse
 from server.flags import add_setting_flags, settings_of
@@ -69,12 +69,21 @@ def _add_api(measurements: "argparse._SubParsersAction[Any]") -> None:
     parser = measurements.add_parser(
         "api",
         help="the HTTP half alone",
-        description="Streams from the real API process in front of a worker that computes nothing.",
+        description="Streams from the real API processes in front of a worker that computes nothing.",
     )
     add = parser.add_argument
     add("--streams", type=counts, default=[1, 16, 256], metavar="N,...", help="streams at once (default: 1,16,256)")
     add("--tokens", type=count, default=128, metavar="N", help="tokens of each answer (default: %(default)s)")
     add_processes(parser)
+    add("--api-processes", type=count, default=1, metavar="N", help="as of nexttoken serve (default: 1)")
+    add(
+        "--step-ms",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="milliseconds that a step lasts, needed with several API processes, for nothing tells the worker "
+        "when they lag behind (default: as long as its tokens take to be sent)",
+    )
     add_json(parser)
     parser.set_defaults(run=_api, command=parser)
 
@@ -84,7 +93,11 @@ def _api(options: argparse.Namespace) -> int:
 
     if max(options.streams) > MAX_STREAMS:
         raise BadUse(f"--streams {max(options.streams)} is more than {MAX_STREAMS}")
-    write_json(options, bench_api(options.streams, options.tokens, options.processes))
+    if options.api_processes > 1 and not options.step_ms:
+        raise BadUse("--api-processes needs --step-ms")
+    write_json(
+        options, bench_api(options.streams, options.tokens, options.processes, options.api_processes, options.step_ms)
+    )
     return 0
 
 

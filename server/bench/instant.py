@@ -1,9 +1,10 @@
-"""The real server with a worker that computes nothing: what the API process alone can push.
+"""The real server with a worker that computes nothing: what the API processes alone can push.
 
-    python -m server.bench.instant
+    python -m server.bench.instant API_PROCESSES STEP_MS
 
 serves the bundled model's tokenizer on a free port until its input ends, and prints what `nexttoken serve` prints.
-All of the API process is the real one but for the socket to the worker, whose one message a step takes it microseconds.
+All is real but for the socket to the worker, whose one message a step takes the other end microseconds. A step lasts
+STEP_MS milliseconds or, with 0, as long as the readers of the last one need where they are in this process.
 """
 
 import asyncio
@@ -41,7 +42,8 @@ _NUM_WORDS = 512
 class InstantWorker:
     """A worker's connection without a worker: each message asked for is a step, with a token for every sequence."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, step_s: float) -> None:
+        self._step_s = step_s
         self._info = _model_info(config)
         self._words = cycle([0])
         self._has_work = asyncio.Event()
@@ -83,11 +85,11 @@ class InstantWorker:
         self._has_work.set()
 
     async def receive(self, timeout_s: float) -> FromWorker | None:
-        """A step, once the readers of the last one had their turn; None if there's nothing to do for so long."""
+        """A step, when the last one is over; None if there's nothing to do for so long."""
         if not self._is_ready:
             self._is_ready = True
             return Ready(self._info)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self._step_s)
         if not (self._num_left or self._num_cached):
             self._has_work.clear()
             try:
@@ -145,4 +147,6 @@ def _model_info(config: WorkerConfig) -> ModelInfo:
 
 if __name__ == "__main__":
     exit_at_end_of_input()
-    sys.exit(serve(Settings(port=0, max_num_seqs=MAX_STREAMS, log_level="warning"), InstantWorker))
+    num_api_processes, step_ms = map(int, sys.argv[1:])
+    settings = Settings(port=0, max_num_seqs=MAX_STREAMS, api_processes=num_api_processes, log_level="warning")
+    sys.exit(serve(settings, lambda config: InstantWorker(config, step_ms / 1000)))

@@ -52,6 +52,7 @@ def bench(*arguments: str) -> str:
         (["engine", "--context", "99999"], "nexttoken bench engine: --context 99999 and 32 steps are more than the"),
         (["engine", "no/such/model"], "nexttoken bench engine: "),
         (["engine", "--quantization", "int3"], "nexttoken bench engine: --quantization: "),
+        (["api", "--api-processes", "2"], "nexttoken bench api: --api-processes needs --step-ms"),
         (["api", "--strems", "1"], "nexttoken bench api: unknown --strems, did you mean --streams?"),
         (["scheduler", "1"], "nexttoken bench scheduler: unknown 1"),
         (["serve", "--slo", "ttft"], "nexttoken bench serve: argument --slo: 'ttft' has no bound in milliseconds"),
@@ -79,6 +80,14 @@ def test_bench_api_sends_each_token_of_each_stream_in_a_chunk_of_its_own(tmp_pat
     assert (one["streams"], four["streams"]) == (1, 4)
     assert four["chunks_per_s"] == four["tokens_per_s"] > 0
     assert [line.split()[0] for line in text.splitlines()] == ["streams", "1", "4"]
+
+
+def test_bench_api_tells_what_the_hub_of_several_processes_takes_for_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "api.json"
+    bench("api", "--streams", "4", "--tokens", "50", "--api-processes", "2", "--step-ms", "5", "--json", str(path))
+    [four] = json.loads(path.read_text())
+    assert four["tokens_per_s"] <= 4 / 0.005
+    assert 0 < four["hub_us_per_step"] < four["cpu_us_per_token"] * 4
 
 
 def test_bench_serve_sweeps_and_writes_a_table_data_and_a_plot(tmp_path: Path) -> None:
