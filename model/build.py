@@ -30,7 +30,7 @@ from model.loader import load_weights
 from model.memory import available_memory
 from model.runner import DraftModel, ModelRunner
 from model.sampler import Sampler
-from model.selfcheck import Probe, check_execution
+from model.selfcheck import LENGTHS, LONG, Probe, check_execution
 from model.threads import available_cores
 from model.transformer import Transformer
 
@@ -65,6 +65,8 @@ class _Choices:
     max_step_tokens: int
     against_kernels: str | None
     """Why our own kernels can't compute the model, those for the CPU or the Triton ones; None where they do."""
+    has_sampling_kernel: bool = False
+    """Whether the Triton kernel draws the tokens."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,7 +100,8 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
     draft = None
     if draft_options is not None:
         draft = _load(draft_options, _choose(draft_options), progress, beside=loaded)
-    chosen, kernels = loaded.chosen, loaded.kernels
+    kernels = loaded.kernels
+    chosen, sampling_checks = _with_proved_sampling(loaded.chosen)
     num_threads = torch.get_num_threads()
     if kernels is not None and (draft is None or draft.kernels is not None):
         # What is left to torch is small. Its threads spin for a while after each operation, on the cores of ours: with
@@ -138,7 +141,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         attention="torch" if chosen.against_kernels else "paged",
         kernels=_computing(kernels, chosen),
         num_threads=num_threads,
-        checks=[*loaded.checks, *([] if draft is None else draft.checks), *checks],
+        checks=[*loaded.checks, *([] if draft is None else draft.checks), *sampling_checks, *checks],
         quantization=options.quantization,
         vocab_size=chosen.config.vocab_size,
         max_model_len=chosen.max_model_len,
@@ -166,9 +169,13 @@ def _draft_info(draft: _Loaded, kv_cache_bytes: int) -> DraftInfo:
 
 def _sampler(kernels: CpuKernels | None, chosen: _Choices, max_num_seqs: int) -> Sampler:
     config = chosen.config
-    if kernels is None:
-        return Sampler(max_num_seqs, config.vocab_size, config.eos_token_ids, chosen.device)
-    return CpuSampler(kernels, max_num_seqs, config.vocab_size, config.eos_token_ids)
+    if kernels is not None:
+        return CpuSampler(kernels, max_num_seqs, config.vocab_size, config.eos_token_ids)
+    if chosen.has_sampling_kernel:
+        from model.kernels.triton.sampler import TritonSampler
+
+        return TritonSampler(max_num_seqs, config.vocab_size, config.eos_token_ids, chosen.device)
+    return Sampler(max_num_seqs, config.vocab_size, config.eos_token_ids, chosen.device)
 
 
 def _choose(options: RunnerOptions) -> _Choices:
@@ -243,6 +250,16 @@ def _with_proved_kernels(
     return replace(chosen, against_kernels=None if check.is_used else "the Triton kernels are not proved"), [check]
 
 
+def _with_proved_sampling(chosen: _Choices) -> tuple[_Choices, list[Check]]:
+    """Where the Triton kernels compute, draw with theirs too if it draws what torch does."""
+    if chosen.against_kernels or chosen.device.type == "cpu":
+        return chosen, []
+    from model.kernels.triton.proof import sampling_check
+
+    check = sampling_check(chosen.config.vocab_size, chosen.device)
+    return replace(chosen, has_sampling_kernel=check.is_used), [check]
+
+
 def _backend(kernels: CpuKernels | None, chosen: _Choices, num_blocks: int, block_size: int) -> AttentionBackend[Any]:
     if kernels is not None:
         return CpuAttention(kernels, chosen.config, num_blocks, block_size, chosen.dtype)
@@ -267,6 +284,7 @@ def _probe(options: RunnerOptions, chosen: _Choices) -> Probe:
         max_model_len=chosen.max_model_len,
         max_num_seqs=options.max_num_seqs,
         block_size=options.block_size,
+        first=LONG if chosen.device.type == "cuda" else LENGTHS[0],
     )
 
 

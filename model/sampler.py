@@ -243,6 +243,28 @@ class Sampler:
         return to_device(array, self._device)
 
 
+def choice_columns(rows: Rows) -> dict[str, NDArray[np.generic]]:
+    """What kernels need to know of each row to choose its token, in the order of their parameters.
+
+    A temperature of 0 is that of rows that take the most likely token, `top_k` the vocabulary's size that of rows
+    without; `min_p_gap` is the largest gap that min-p leaves (see model/truncation.py); `uniform` the row's number.
+    """
+    is_greedy = rows["temperature"] < GREEDY_TEMPERATURE
+    uniform = np.zeros(len(rows))
+    if not is_greedy.all():
+        uniform = uniforms(rows["seed"], rows["choice"], rows["num_generated"].astype(np.uint64))
+    with np.errstate(divide="ignore"):  # infinite where there's no min_p
+        min_p_gap = -np.log(rows["min_p"])
+    return {
+        "temperature": np.where(is_greedy, 0, rows["temperature"]).astype(np.float32),
+        "top_k": np.ascontiguousarray(rows["top_k"]),
+        "top_p": np.ascontiguousarray(rows["top_p"]),
+        "min_p_gap": min_p_gap.astype(np.float32),
+        "typical_p": np.ascontiguousarray(rows["typical_p"]),
+        "uniform": uniform,
+    }
+
+
 def _cut(gaps_RV: Tensor, weights_RV: Tensor, max_gap_R: Tensor) -> None:
     weights_RV.mul_(gaps_RV <= max_gap_R.unsqueeze(1))
 

@@ -5,15 +5,22 @@ step after the other. Here that is proved at the start, on the card, the driver 
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from model.batch import Batch, Join, SamplingParams
 from model.description import Check
 from model.runner import ModelRunner
 
 LENGTHS = (40, 17, 25)
+LONG = 600
+"""A first text that is long enough for attention to be split over programs (model/kernels/triton/README.md)."""
 NUM_DECODED = 4
 """The last tokens of each text, which are computed one by one."""
+DRAWN = (
+    SamplingParams(max_tokens=NUM_DECODED, temperature=0.0),
+    SamplingParams(max_tokens=NUM_DECODED, seed=1, top_k=50, top_p=0.9),
+    SamplingParams(max_tokens=NUM_DECODED, seed=2),
+)
 MAX_MEAN_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.2}
 """Between log-probabilities. In the bundled model rounding to bfloat16 makes 0.03, and values or queries of the wrong
 tokens about 2."""
@@ -22,15 +29,19 @@ tokens about 2."""
 class Probe:
     """Texts for slots 0 and up and blocks 0 and up, none of which may be in use; no text for a very short context."""
 
-    def __init__(self, *, vocab_size: int, max_model_len: int, max_num_seqs: int, block_size: int) -> None:
+    def __init__(
+        self, *, vocab_size: int, max_model_len: int, max_num_seqs: int, block_size: int, first: int = LENGTHS[0]
+    ) -> None:
+        """`first`: tokens of the first text, if the context is three times as long."""
         rng, longest = random.Random(0), max_model_len // block_size // len(LENGTHS) * block_size
-        lengths = [min(length, longest) for length in LENGTHS[:max_num_seqs] if longest > 2 * NUM_DECODED]
+        wanted = (first, *LENGTHS[1:])[:max_num_seqs]
+        lengths = [min(length, longest) for length in wanted if longest > 2 * NUM_DECODED]
         self._texts = [[rng.randrange(vocab_size) for _ in range(length)] for length in lengths]
         self._num_blocks_each = -(-max(lengths, default=0) // block_size)
 
     def logprobs(self, runner: ModelRunner) -> list[float]:
         """Of the texts' tokens: the beginnings computed in two chunks, the ends token by token, one of them alone."""
-        batch = self._joined(SamplingParams(max_tokens=1, prompt_logprobs=0), self._texts)
+        batch = self._joined([SamplingParams(max_tokens=1, prompt_logprobs=0)] * len(self._texts), self._texts)
         ends = [len(text) - NUM_DECODED for text in self._texts]
         halves = [end // 2 for end in ends]
         found = _computed(runner, batch, [0] * len(ends), halves) + _computed(runner, Batch(), halves, ends)
@@ -41,9 +52,9 @@ class Probe:
         return found
 
     def draws(self, runner: ModelRunner, *, ahead: bool) -> list[list[int]]:
-        """How the texts' beginnings go on at temperature 0; `ahead`: all steps are told before results are read."""
+        """How the texts' beginnings go on, by DRAWN; `ahead`: all steps are told before results are read."""
         texts = [text[:-NUM_DECODED] for text in self._texts]
-        batches = [self._joined(SamplingParams(max_tokens=NUM_DECODED, temperature=0.0), texts)]
+        batches = [self._joined(DRAWN[: len(texts)], texts)]
         _fill(batches[0], [0] * len(texts), [len(text) for text in texts], is_sampled=True)
         for step in range(NUM_DECODED - 1):
             starts = [len(text) + step for text in texts]
@@ -63,11 +74,11 @@ class Probe:
         """Whether the context is too short for any text."""
         return not self._texts
 
-    def _joined(self, params: SamplingParams, texts: list[list[int]]) -> Batch:
+    def _joined(self, params: Sequence[SamplingParams], texts: list[list[int]]) -> Batch:
         """A batch in which the texts take slots and blocks, and without rows."""
         slots, each = range(len(texts)), self._num_blocks_each
         return Batch(
-            joins=[Join(slot, text, len(text), 0, params) for slot, text in enumerate(texts)],
+            joins=[Join(slot, text, len(text), 0, params[slot]) for slot, text in enumerate(texts)],
             block_slots=[slot for slot in slots for _ in range(each)],
             block_indexes=list(range(each)) * len(texts),
             block_ids=list(range(each * len(texts))),
@@ -79,7 +90,7 @@ def agreement(part: str, dtype: str, expected: list[float], compute: Callable[[]
     try:
         found = compute()
     except Exception as error:  # whatever a compiler or a driver may raise: what fails here is not used
-        return Check(part, False, f"it failed: {_one_line(error)}")
+        return Check(part, False, f"it failed: {one_line(error)}")
     differences = [abs(ours - theirs) for ours, theirs in zip(found, expected, strict=True)]
     mean = sum(differences) / max(len(differences), 1)
     is_equal = mean <= MAX_MEAN_DIFFERENCE[dtype]  # not so if it is NaN
@@ -117,13 +128,18 @@ def check_execution(runner: ModelRunner, probe: Probe, dtype: str, record: Calla
     return checks
 
 
+def one_line(error: Exception) -> str:
+    """What a check's note says of a failure."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
 def _overlap(runner: ModelRunner, probe: Probe) -> Check:
     part = "overlapped steps"
     try:
         is_equal = probe.draws(runner, ahead=True) == probe.draws(runner, ahead=False)
     except Exception as error:  # as above
         runner.wait_for_each_step()
-        return Check(part, False, f"it failed: {_one_line(error)}")
+        return Check(part, False, f"it failed: {one_line(error)}")
     if not is_equal:
         runner.wait_for_each_step()
         return Check(part, False, "other tokens were drawn than one step after the other")
@@ -141,7 +157,3 @@ def _fill(batch: Batch, starts: list[int], ends: list[int], *, is_sampled: bool)
     batch.slots, batch.num_computed = list(range(len(starts))), starts
     batch.num_new = [end - start for start, end in zip(starts, ends, strict=True)]
     batch.is_sampled = [is_sampled] * len(starts)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

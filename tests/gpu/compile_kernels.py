@@ -22,11 +22,13 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from model.attention.triton import TritonAttention
+from model.batch import Join, SamplingParams
 from model.config import ModelConfig, RopeConfig
 from model.description import KvCacheDtype
 from model.dtype import cache_dtype
 from model.kernels.triton.launches import Card, attention_launches
 from model.kernels.triton.layers import use_triton_layers
+from model.kernels.triton.sampler import TritonSampler
 from model.kv_cache import KVCache
 from model.transformer import Transformer
 from tests.model_steps import Row, Stepper
@@ -35,7 +37,8 @@ SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_44
 """Bytes that one program may have (CUDA C programming guide, table of technical specifications)."""
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",
-         torch.int64: "*i64", torch.uint8: "*u8"}  # fmt: skip
+         torch.int64: "*i64", torch.uint8: "*u8", torch.float64: "*fp64"}  # fmt: skip
+VOCAB = 128_256
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -60,6 +63,9 @@ def launches(capability: int, head_dim: int, group: int, window: int | None, cac
 
     JITFunction.run = run
     stepper.step([Row(0, [1] * 20), Row(1, [1])])
+    sampler = TritonSampler(1, VOCAB, (), torch.device("cpu"))
+    sampler.join([Join(0, [1], 1, 0, SamplingParams(max_tokens=1))])
+    sampler.sample(torch.zeros(1, VOCAB), [0], [1], torch.zeros(1, 1, dtype=torch.int32))
     return found
 
 

@@ -41,6 +41,7 @@ def make_runner(
     draft: ModelConfig | None = None,
     stored: torch.dtype | None = None,
     prepare: Callable[[Transformer], None] = lambda model: None,
+    sampler: type[Sampler] = Sampler,
 ) -> ModelRunner:
     """In bfloat16, with a cache of 16 blocks; `prepare` changes the model before it is used."""
 
@@ -52,7 +53,7 @@ def make_runner(
     return ModelRunner(
         model,
         backend(config),
-        Sampler(max_num_seqs, config.vocab_size, config.eos_token_ids, CUDA),
+        sampler(max_num_seqs, config.vocab_size, config.eos_token_ids, CUDA),
         max_num_seqs=max_num_seqs,
         max_model_len=MAX_MODEL_LEN,
         block_size=BLOCK,

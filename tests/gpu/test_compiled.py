@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("triton")
 from tests.gpu.compile_kernels import SHARED_MEMORY
 
-KERNELS = {"add_norm", "rotate_and_write", "attend", "merge", "gate"}
+KERNELS = {"add_norm", "rotate_and_write", "attend", "merge", "gate", "choose"}
 
 
 def compiled(capability: int, head_dim: int, group: int, window: int, cached: str) -> list[dict[str, Any]]:

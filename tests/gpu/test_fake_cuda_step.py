@@ -99,20 +99,21 @@ def make_triton_runner(stored: torch.dtype) -> ModelRunner:
     from model.attention.triton import TritonAttention
     from model.kernels.triton.launches import Card, attention_launches
     from model.kernels.triton.layers import use_triton_layers
+    from model.kernels.triton.sampler import TritonSampler
 
     card = Card(num_processors=132, shared_memory=232_448)
 
     def attention(config: ModelConfig, cache: KVCache) -> TritonAttention:
         return TritonAttention(config, cache, card, attention_launches(config, card, stored))
 
-    return make_runner(attention=attention, stored=stored, prepare=use_triton_layers)
+    return make_runner(attention=attention, stored=stored, prepare=use_triton_layers, sampler=TritonSampler)
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, FP8])
 def test_a_step_on_the_triton_kernels_never_waits_for_the_device(stored, launched):
     runner = make_triton_runner(stored)
     check(runner.enqueue(batch([0, 30, 39, 40, 200, 17, 33, 0], [40, 9, 1, 1, 1, 1, 5, 12], KINDS, 7)), 7)
-    assert {"rotate_and_write", "attend", "merge", "add_norm", "gate"} <= set(launched)
+    assert {"rotate_and_write", "attend", "merge", "add_norm", "gate", "choose"} <= set(launched)
     assert runner.record_graphs(15, 2**30, lambda fraction: None) == 8
     check(runner.enqueue(Batch([0, 1, 2], [40, 39, 40], [1, 1, 1], [True] * 3)), 3)
 

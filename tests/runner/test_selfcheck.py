@@ -5,13 +5,17 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from model import selfcheck
 from model.attention.torch import TorchAttention
+from model.batch import SamplingParams
+from model.kernels.triton.launches import Card, attention_launches
 from model.runner import ModelRunner
-from model.selfcheck import Probe, agreement, check_execution
+from model.selfcheck import LONG, NUM_DECODED, Probe, agreement, check_execution
 from model.stream import HostStream
 from model.transformer import Transformer
 from tests.recordable import RecordableAttention
 from tests.runner.small_model import BLOCK, CONFIG, MAX_MODEL_LEN, MAX_NUM_SEQS, NUM_BLOCKS, make_runner, random_model
+from tests.small_config import small_config
 
 PROBE = Probe(vocab_size=CONFIG.vocab_size, max_model_len=MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS, block_size=BLOCK)
 
@@ -110,6 +114,21 @@ def test_a_wrong_context_is_told_from_rounding(model):
     wrong, _ = make_runner(model, Forgetful, HostStream())
     assert not agreement("attention", "bfloat16", expected, lambda: PROBE.logprobs(wrong)).is_used
     assert not agreement("NaN", "bfloat16", expected, lambda: [float("nan")] * len(expected)).is_used
+
+
+def test_a_gpus_probe_has_a_text_that_attention_splits_and_rows_that_are_drawn(model):
+    probe = Probe(vocab_size=96, max_model_len=2048, max_num_seqs=3, block_size=16, first=LONG)
+    assert [len(text) for text in probe._texts] == [LONG, 17, 25]
+    config = small_config(head_dim=128)
+    assert attention_launches(config, Card(132, 232_448), torch.bfloat16).split_size < LONG - NUM_DECODED
+    runner, _ = make_runner(model, TorchAttention, HostStream())
+    greedy = [SamplingParams(max_tokens=NUM_DECODED, temperature=0.0)] * 3
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = PROBE.draws(runner, ahead=False)
+        patch.setattr(selfcheck, "DRAWN", greedy)
+        likely = PROBE.draws(runner, ahead=False)
+    assert [row[0] for row in drawn] == [row[0] for row in likely]
+    assert drawn != likely
 
 
 @pytest.mark.parametrize("max_model_len", [1, 16, 47, 48, 128])

@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.kernels.cpu.library import ChoicesArguments, CpuKernels
-from model.random_draw import uniforms
-from model.sampler import GREEDY_TEMPERATURE, Rows, Sampler
-from model.truncation import min_p_gap
+from model.sampler import Rows, Sampler, choice_columns
 
 # R rows of the step, V vocabulary
 
@@ -23,18 +19,7 @@ class CpuSampler(Sampler):
         self._kernels = kernels
 
     def _choose(self, logits_RV: Tensor, rows: Rows) -> Tensor:
-        is_greedy = rows["temperature"] < GREEDY_TEMPERATURE
-        uniform = np.zeros(len(rows))
-        if not is_greedy.all():
-            uniform = uniforms(rows["seed"], rows["choice"], rows["num_generated"].astype(np.uint64))
-        columns: dict[str, NDArray[np.generic]] = {
-            "temperature": np.where(is_greedy, 0, rows["temperature"]).astype(np.float32),
-            "top_k": np.ascontiguousarray(rows["top_k"]),
-            "top_p": np.ascontiguousarray(rows["top_p"]),
-            "min_p_gap": min_p_gap(torch.from_numpy(np.ascontiguousarray(rows["min_p"]))).float().numpy(),
-            "typical_p": np.ascontiguousarray(rows["typical_p"]),
-            "uniform": uniform,
-        }
+        columns = choice_columns(rows)
         token_ids_R = torch.empty(len(rows), dtype=torch.int64)
         self._kernels.choose(
             ChoicesArguments(
