@@ -114,5 +114,10 @@ class AllCounts(msgspec.Struct, frozen=True, tag=True):
     texts: list[str]
 
 
+def identity_of(serial: int) -> bytes:
+    """What ZeroMQ calls the socket of the API process of this number."""
+    return str(serial).encode()
+
+
 FromApi = Hello | Failed | Tokens | Request | Abort | Lookup | Counts | PromptRead
 ToApi = EngineStatus | Serving | Admitted | Refused | News | Found | AllCounts | PromptRead

@@ -93,36 +93,47 @@ class ApiProcesses:
         """Have a process in this place, until the end."""
         loop = asyncio.get_running_loop()
         while not self._ending.is_set():
-            started, serial = loop.time(), next(self._serials)
-            config = msgspec.structs.replace(self._config, place=place, serial=serial)
-            self._relay.expect(serial)
-            child = self._children[place] = _ApiProcess(config, self._private[place])
-            code = await child.wait()
-            self._dealer.leave(child.control)
-            child.close()
-            self._relay.forget(serial)
+            started = loop.time()
+            try:
+                how = await self._run_one(place)
+            except OSError as error:  # no memory for a process, or no file descriptors
+                how = f"couldn't be started ({error})"
             if self._ending.is_set():
                 return
             if not self._ups:
-                self._fail(
-                    CannotStart(f"an API process {describe_exit(code)} before it was ready; what it said is above")
-                )
+                self._fail(CannotStart(f"an API process {how} before it was ready; what it said is above"))
                 return
-            logger.error("event=api_process_died process=api-%d reason=%r", place, describe_exit(code))
+            logger.error("event=api_process_died process=api-%d reason=%r", place, how)
             if loop.time() - started < YOUNG_S:
                 await asyncio.sleep(PAUSE_S)
 
+    async def _run_one(self, place: int) -> str:
+        """Start a process, and return how it ended. Raises OSError."""
+        serial = next(self._serials)
+        config = msgspec.structs.replace(self._config, place=place, serial=serial)
+        child = _ApiProcess(config, self._private[place])
+        self._children[place] = child
+        self._relay.expect(serial)
+        code = await child.wait()
+        self._dealer.leave(child.control)
+        child.close()
+        self._relay.forget(serial)
+        return describe_exit(code)
+
     def _on_up(self, serial: int) -> None:
         self._ups.add(serial)
-        for child in self._children.values():
-            if child.serial == serial:
-                self._dealer.join(child.control)
+        self._dealer.join(self._child(serial).control)
 
-    def _on_failed(self, reason: str) -> None:
-        if self._ups:
-            logger.error("event=api_process_failed reason=%r", reason)
-        else:
+    def _on_failed(self, serial: int, reason: str) -> None:
+        if not self._ups:
             self._fail(UnsupportedModel(reason))
+            return
+        # The model's files have changed since the others read them.
+        logger.error("event=api_process_failed reason=%r", reason)
+        self._child(serial).kill()
+
+    def _child(self, serial: int) -> "_ApiProcess":
+        return next(child for child in self._children.values() if child.serial == serial)
 
     def _fail(self, failure: Exception) -> None:
         if self._failure is None:

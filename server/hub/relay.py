@@ -29,6 +29,7 @@ from server.hub.messages import (
     Refused,
     Serving,
     ToApi,
+    identity_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class _Peer:
     @property
     def identity(self) -> bytes:
         """What ZeroMQ calls its socket."""
-        return str(self.serial).encode()
+        return identity_of(self.serial)
 
 
 class Relay:
@@ -62,10 +63,10 @@ class Relay:
     """
 
     def __init__(
-        self, engine: EngineClient, address: str, on_up: Callable[[int], None], on_failed: Callable[[str], None]
+        self, engine: EngineClient, address: str, on_up: Callable[[int], None], on_failed: Callable[[int, str], None]
     ) -> None:
-        """`on_up` is called with the serial number of a process that is up, `on_failed` with the reason of one that
-        can't serve the model."""
+        """`on_up` is called with the serial number of a process that is up, `on_failed` with that of one that can't
+        serve the model, and its reason."""
         self._engine = engine
         self._address = address
         self._on_up = on_up
@@ -85,7 +86,7 @@ class Relay:
 
     def forget(self, serial: int) -> None:
         """The process has ended: so do its requests, and what it counted is kept."""
-        peer = self._peers.pop(_Peer(serial).identity)
+        peer = self._peers.pop(identity_of(serial))
         self._abort(peer, list(peer.choices))
         self._counts_of_the_gone = summed([self._counts_of_the_gone, peer.counts])
 
@@ -137,7 +138,7 @@ class Relay:
                     self._send(peer, Serving(self._engine.model, not self._engine.knows_tokens))
                 self._on_up(peer.serial)
             case Failed():
-                self._on_failed(message.reason)
+                self._on_failed(peer.serial, message.reason)
 
     def _admit(self, peer: _Peer, request: Request) -> None:
         def note(choice: PendingChoice) -> None:

@@ -30,6 +30,7 @@ from server.hub.messages import (
     Refused,
     Serving,
     ToApi,
+    identity_of,
 )
 from server.pace import Pace
 
@@ -74,7 +75,7 @@ class RemoteEngine:
         """Make `send` usable."""
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._socket.set(zmq.IDENTITY, str(self._serial).encode())
+        self._socket.set(zmq.IDENTITY, identity_of(self._serial))
         self._socket.set_hwm(0)
         self._socket.connect(self._hub)
 
