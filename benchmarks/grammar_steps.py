@@ -46,7 +46,8 @@ FORMS = {
     "regex": Grammar("regex", "[a-z ]+"),
     "counted regex": Grammar("regex", "[a-z ]{500,}"),
     "counted words": Grammar("regex", "([a-z]+ ){100,300}"),
-    "grammar": Grammar("ebnf", 'root ::= item ("," item)*\nitem ::= [a-z]+ | "(" root ")"'),
+    "grammar in Lark": Grammar("ebnf", 'start: item ("," item)*\nitem: /[a-z]+/ | "(" start ")"'),
+    "grammar in GBNF": Grammar("ebnf", 'root ::= item ("," item)*\nitem ::= [a-z]+ | "(" root ")"'),
 }
 
 
