@@ -187,7 +187,7 @@ def _choose(options: RunnerOptions) -> _Choices:
     if against_cpu and options.quantization != "none":
         raise UnsupportedModel(f"--quantization {options.quantization} needs the CPU kernels, but {against_cpu}")
     if options.kv_cache_dtype == "fp8" and not against_cpu:
-        raise UnsupportedModel("--kv-cache-dtype fp8 is none of the CPU kernels'; leave it out, or add --kernels torch")
+        raise UnsupportedModel("the CPU kernels have no --kv-cache-dtype fp8: leave it out, or add --kernels torch")
     return _Choices(
         config=config,
         device=device,
