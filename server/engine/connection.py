@@ -17,6 +17,7 @@ import msgspec
 import zmq
 
 from server.engine.messages import FromWorker, ToWorker, WorkerConfig
+from server.message_socket import MessageSocket
 
 logger = logging.getLogger(__name__)
 
@@ -77,22 +78,18 @@ class Connection:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        # Without pyzmq's asyncio half, whose futures and tasks took a tenth of this process's time for a step.
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        # Unlimited queues: what is in them is bounded by the number of requests that the client admits.
-        self._socket.set_hwm(0)
+        self._socket = MessageSocket(zmq.DEALER)
         try:
             self._socket.bind(self._address)
         except zmq.ZMQError:
-            self._context.destroy(linger=0)
+            self._socket.close()
             self.close()
             raise
         self._received: deque[bytes] = deque()
         self._news: asyncio.Future[None] = loop.create_future()
         """Set where `receive` waits and need not wait any more."""
         self._exited: asyncio.Future[int] = loop.create_future()
-        loop.add_reader(self._socket.FD, self._take_in)
+        self._socket.listen(self._take)
 
         def tell(code: int) -> None:
             if not self._exited.done():
@@ -111,11 +108,10 @@ class Connection:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket.FD)
         self._ask_to_end()
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._exited), EXIT_GRACE_S)
-        self._context.destroy(linger=0)
+        self._socket.close()
         self.close()
 
     def close(self) -> None:
@@ -127,8 +123,7 @@ class Connection:
 
     def send(self, message: ToWorker) -> None:
         """Queue a message for the worker."""
-        self._socket.send(self._encode(message), zmq.NOBLOCK)
-        self._take_in()
+        self._socket.send(self._encode(message))
 
     async def receive(self, timeout_s: float) -> FromWorker | None:
         """The next message, or None if none came in time. Raises WorkerDied when the process has ended."""
@@ -148,16 +143,9 @@ class Connection:
             raise WorkerDied(describe_exit(self._exited.result()))
         return None
 
-    def _take_in(self) -> None:
-        """Take all messages that are there.
-
-        The socket's descriptor tells of a message once, and any call, a send as well, may be what it tells.
-        """
-        with suppress(zmq.Again):
-            while True:
-                self._received.append(self._socket.recv(zmq.NOBLOCK))
-        if self._received:
-            self._wake()
+    def _take(self, parts: list[bytes]) -> None:
+        self._received.append(parts[0])
+        self._wake()
 
     def _wake(self) -> None:
         if not self._news.done():

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 import zmq
-import zmq.asyncio
 
 from server.engine.client import EngineClient
 from server.engine.interface import EngineStatus
@@ -31,6 +30,7 @@ from server.hub.messages import (
     ToApi,
     identity_of,
 )
+from server.message_socket import MessageSocket
 
 logger = logging.getLogger(__name__)
 
@@ -93,19 +93,18 @@ class Relay:
     async def run(self) -> None:
         """Talk, until cancelled."""
         self._loop = asyncio.get_running_loop()
-        with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as self._socket:
-            # Unlimited queues: what is in them is bounded by the number of requests that the engine admits.
-            self._socket.set(zmq.LINGER, 0)
-            self._socket.set_hwm(0)
+        self._socket = MessageSocket(zmq.ROUTER)
+        try:
             self._socket.bind(self._address)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._tell_status())
-                while True:
-                    identity, data = await self._socket.recv_multipart()
-                    if (peer := self._peers.get(identity)) is not None:
-                        self._take(peer, data)
+            self._socket.listen(self._take)
+            await self._tell_status()
+        finally:
+            self._socket.close()
 
-    def _take(self, peer: _Peer, data: bytes) -> None:
+    def _take(self, parts: list[bytes]) -> None:
+        identity, data = parts
+        if (peer := self._peers.get(identity)) is None:
+            return
         try:
             message = self._decoder.decode(data)
         except msgspec.MsgspecError as error:
@@ -192,8 +191,7 @@ class Relay:
             self._send(peer, message)
 
     def _send(self, peer: _Peer, message: ToApi) -> None:
-        # As in a connection to a worker: done when it returns, and the plain socket would overlook what has just come.
-        self._socket.send_multipart((peer.identity, self._encode(message)), zmq.NOBLOCK)
+        self._socket.send(peer.identity, self._encode(message))
 
 
 def _news(choices: dict[int, PendingChoice]) -> News:

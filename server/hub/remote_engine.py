@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import zmq
-import zmq.asyncio
 
 from model.batch import SamplingParams
 from model.grammar import Vocabulary
@@ -32,6 +31,7 @@ from server.hub.messages import (
     ToApi,
     identity_of,
 )
+from server.message_socket import MessageSocket
 from server.pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -73,31 +73,25 @@ class RemoteEngine:
 
     def connect(self) -> None:
         """Make `send` usable."""
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.set(zmq.IDENTITY, identity_of(self._serial))
-        self._socket.set_hwm(0)
+        self._socket = MessageSocket(zmq.DEALER, identity_of(self._serial))
         self._socket.connect(self._hub)
 
     def send(self, message: FromApi) -> None:
         """Queue a message for the hub."""
-        # As in a connection to a worker: done when it returns, and the plain socket would overlook what has just come.
-        self._socket.send(self._encode(message), zmq.NOBLOCK)
+        self._socket.send(self._encode(message))
 
     async def start(self, vocabulary: Callable[[ModelInfo], Vocabulary | None] | None = None) -> None:
         """Tell the hub that this process is up, and listen."""
         self._vocabulary = vocabulary
-        self._listener = asyncio.create_task(self._listen())
+        self._socket.listen(self._take)
         self.send(Hello())
 
     async def stop(self) -> None:
-        """Listen no more."""
-        self._listener.cancel()
-        await asyncio.gather(self._listener, return_exceptions=True)
+        """Nothing is to be ended here: the hub stops the engine."""
 
     def hang_up(self) -> None:
         """Make `send` unusable."""
-        self._context.destroy(linger=0)
+        self._socket.close()
 
     @asynccontextmanager
     async def generate(
@@ -172,15 +166,12 @@ class RemoteEngine:
         if ids := self._choices.drop(choices):
             self.send(Abort(ids))
 
-    async def _listen(self) -> None:
-        while True:
-            data = await self._socket.recv()
-            try:
-                self._take(self._decoder.decode(data))
-            except msgspec.MsgspecError as error:
-                logger.error("event=bad_message_from_hub error=%r", str(error))
-
-    def _take(self, message: ToApi) -> None:
+    def _take(self, parts: list[bytes]) -> None:
+        try:
+            message = self._decoder.decode(parts[0])
+        except msgspec.MsgspecError as error:
+            logger.error("event=bad_message_from_hub error=%r", str(error))
+            return
         match message:
             case News():
                 self._take_news(message)

@@ -29,7 +29,7 @@ def test_a_message_that_arrives_while_one_is_sent_is_not_overlooked(tmp_path: Pa
                 receiving = asyncio.create_task(connection.receive(5))
                 await asyncio.sleep(0)
                 peer.send(msgspec.msgpack.encode(news))
-                assert select.select([connection._socket.get(zmq.FD)], [], [], 10)[0]
+                assert select.select([connection._socket._socket.get(zmq.FD)], [], [], 10)[0]
                 connection.send(Abort(sequence_ids=[]))
                 assert await receiving == news
 
