@@ -170,14 +170,18 @@ class Sampler:
             add_bias(logits_RV, self._to_device(biased), ids, bias)
         is_held = (rows["num_generated"] < rows["min_tokens"]) & (rows["num_held"] > 0)
         if masks is not None:
-            rows_C, bits_CW = self._to_device(masks.rows_C), self._to_device(masks.bits_CW)
-            forbid(logits_RV, rows_C, bits_CW, self._forbidding_table)
+            self._forbid(logits_RV, masks)
             if is_held.any():
                 self._let_end(is_held, rows, masks)
         if is_held.any():
             held = np.flatnonzero(is_held)
             entries = (rows["slot"][held], slice(rows["num_held"][held].max()))
             hold_back(logits_RV, self._to_device(held), self._to_device(self._held_ids[entries]))
+
+    def _forbid(self, logits_RV: Tensor, masks: TokenMasks) -> None:
+        """Tokens that the masks don't allow, in place."""
+        rows_C, bits_CW = self._to_device(masks.rows_C), self._to_device(masks.bits_CW)
+        forbid(logits_RV, rows_C, bits_CW, self._forbidding_table)
 
     def _let_end(self, is_held: NDArray[np.bool_], rows: Rows, masks: TokenMasks) -> None:
         """Hold nothing back in rows whose grammar allows nothing else."""

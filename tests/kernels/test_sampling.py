@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.batch import NO_TOKEN, Join, SamplingParams
+from model.constraint import mask_bytes
 from model.kernels.cpu.sampler import CpuSampler
 from model.sampler import Sampler
+from model.slot_matchers import TokenMasks
 from tests.kernels.levels import each_level, kernels, needs_kernels
 
 pytestmark = needs_kernels
@@ -77,3 +79,24 @@ def test_rows_with_infinities_and_without_a_distribution_are_as_in_torch(level, 
     assert ours == reference
     assert ours[:3] == [NO_TOKEN] * 3
     assert ours[4] == 0
+
+
+@each_level
+@settings(deadline=None)
+@given(
+    num_rows=st.integers(1, NUM_ROWS),
+    vocab_size=st.integers(1, 200),
+    share=st.sampled_from([0.0, 0.01, 0.5, 0.99, 1.0]),
+    num_threads=st.sampled_from([1, 3]),
+    seed=st.integers(0, 10**6),
+)
+def test_the_kernel_forbids_what_torch_forbids(level, num_rows, vocab_size, share, num_threads, seed):
+    chance = np.random.default_rng(seed)
+    logits = torch.from_numpy(chance.choice([1.5, -0.5, INF, -INF, np.nan], (NUM_ROWS, vocab_size)).astype(np.float32))
+    rows_C = np.sort(chance.choice(NUM_ROWS, num_rows, replace=False))
+    is_allowed = chance.random((num_rows, mask_bytes(vocab_size) * 8)) < share
+    masks = TokenMasks(rows_C, np.packbits(is_allowed, axis=1, bitorder="little"))
+    ours, reference = logits.clone(), logits.clone()
+    CpuSampler(kernels(level, num_threads), NUM_ROWS, vocab_size, (1,))._forbid(ours, masks)
+    Sampler(NUM_ROWS, vocab_size, (1,), torch.device("cpu"))._forbid(reference, masks)
+    assert torch.equal(ours.nan_to_num(nan=7.0), reference.nan_to_num(nan=7.0))

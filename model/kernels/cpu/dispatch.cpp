@@ -8,9 +8,10 @@
   void linear_##level(Context*, const Linear*, const float*, int64_t, float*);              \
   void norm_##level(Context*, const float*, float, int64_t, const float*, int64_t, float*); \
   void attention_##level(Context*, const Heads*, const Rows*, const Projections*, float*);  \
-  void choose_##level(Context*, const Choices*);
+  void choose_##level(Context*, const Choices*);                                            \
+  void forbid_##level(Context*, const Masks*);
 
-#define TABLE(level) {linear_##level, norm_##level, attention_##level, choose_##level}
+#define TABLE(level) {linear_##level, norm_##level, attention_##level, choose_##level, forbid_##level}
 
 DECLARE(plain)
 #if defined(__x86_64__)
@@ -83,6 +84,10 @@ void nexttoken_layers(const Level* level, Context* context, const Layer* layers,
 
 void nexttoken_choose(const Level* level, Context* context, const Choices* choices) {
   level->kernels.choose(context, choices);
+}
+
+void nexttoken_forbid(const Level* level, Context* context, const Masks* masks) {
+  level->kernels.forbid(context, masks);
 }
 
 void nexttoken_attention(const Level* level, Context* context, const Heads* heads, const Rows* rows,

@@ -74,6 +74,17 @@ struct Choices {
   int64_t* token_ids;  // NO_TOKEN where a logit is NaN or all are -inf
 };
 
+// The tokens that some of these rows may draw; see model/penalties.py.
+struct Masks {
+  int64_t num_masked;
+  int64_t vocab_size;
+  int64_t num_bytes;
+  const int64_t* rows;    // [masked]
+  const uint8_t* bits;    // [masked][num_bytes], a token's bit 1 where it is allowed
+  const float* added_to;  // [256][8]: what each byte adds to eight logits
+  float* logits;          // [row][vocab_size]
+};
+
 // One layer of the transformer: x += output(attention(qkv(x))), then x += down(gate_up(x)), norms within.
 struct Layer {
   const Linear* qkv;
@@ -87,6 +98,7 @@ struct Kernels {
   void (*norm)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows, float* y);
   void (*attention)(Context*, const Heads*, const Rows*, const Projections*, float* out);
   void (*choose)(Context*, const Choices*);
+  void (*forbid)(Context*, const Masks*);
 };
 
 // All layers, one after the other, on x [token][hidden size].

@@ -55,6 +55,20 @@ class ChoicesArguments(Structure):
     )
 
 
+class MasksArguments(Structure):
+    """struct Masks of kernels.h."""
+
+    _fields_ = (
+        ("num_masked", c_int64),
+        ("vocab_size", c_int64),
+        ("num_bytes", c_int64),
+        ("rows", c_void_p),
+        ("bits", c_void_p),
+        ("added_to", c_void_p),
+        ("logits", c_void_p),
+    )
+
+
 class LayerArguments(Structure):
     """struct Layer of kernels.h."""
 
@@ -145,6 +159,7 @@ class CpuKernels:
         self._attention = library.nexttoken_attention
         self._layers = library.nexttoken_layers
         self._choose = library.nexttoken_choose
+        self._forbid = library.nexttoken_forbid
         self._finalizer = weakref.finalize(self, library.nexttoken_close, self._context)
 
     def linear(self, linear: LinearArguments, x_TI: Tensor, y_TO: Tensor) -> None:
@@ -186,6 +201,10 @@ class CpuKernels:
         """Draws a token for each row."""
         self._choose(self._level, self._context, choices)
 
+    def forbid(self, masks: MasksArguments) -> None:
+        """Makes the tokens impossible that the masks don't allow."""
+        self._forbid(self._level, self._context, masks)
+
 
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
@@ -224,4 +243,6 @@ def _load() -> ctypes.CDLL:
     library.nexttoken_layers.restype = None
     library.nexttoken_choose.argtypes = [c_void_p, c_void_p, POINTER(ChoicesArguments)]
     library.nexttoken_choose.restype = None
+    library.nexttoken_forbid.argtypes = [c_void_p, c_void_p, POINTER(MasksArguments)]
+    library.nexttoken_forbid.restype = None
     return library

@@ -5,18 +5,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.kernels.cpu.library import ChoicesArguments, CpuKernels
+from model.kernels.cpu.library import ChoicesArguments, CpuKernels, MasksArguments
 from model.sampler import Rows, Sampler, choice_columns
+from model.slot_matchers import TokenMasks
 
 # R rows of the step, V vocabulary
 
 
 class CpuSampler(Sampler):
-    """A Sampler whose last part, from shaped logits to tokens, is one call."""
+    """A Sampler whose last part, from shaped logits to tokens, is one call, and the masks of grammars another."""
 
     def __init__(self, kernels: CpuKernels, max_num_seqs: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         super().__init__(max_num_seqs, vocab_size, eos_token_ids, torch.device("cpu"))
         self._kernels = kernels
+
+    def _forbid(self, logits_RV: Tensor, masks: TokenMasks) -> None:
+        self._kernels.forbid(
+            MasksArguments(
+                num_masked=len(masks.rows_C),
+                vocab_size=logits_RV.shape[1],
+                num_bytes=masks.bits_CW.shape[1],
+                rows=masks.rows_C.ctypes.data,
+                bits=masks.bits_CW.ctypes.data,
+                added_to=self._forbidding_table.data_ptr(),
+                logits=logits_RV.data_ptr(),
+            )
+        )
 
     def _choose(self, logits_RV: Tensor, rows: Rows) -> Tensor:
         columns = choice_columns(rows)

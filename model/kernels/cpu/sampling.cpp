@@ -178,7 +178,26 @@ int64_t choose(const Choices& c, int64_t row) {
   return draw(w.weights, size, c.uniform[row]);
 }
 
+void forbid(const Masks& m, int64_t masked) {
+  float* logits = m.logits + m.rows[masked] * m.vocab_size;
+  const uint8_t* bits = m.bits + masked * m.num_bytes;
+  for (int64_t i = 0; i < m.vocab_size; i += 8) {
+    const uint8_t byte = bits[i / 8];
+    if (byte == 0xff) continue;
+    const float* added = m.added_to + byte * 8;
+    if (i + 8 <= m.vocab_size) {
+      for (int lane = 0; lane < 8; ++lane) logits[i + lane] += added[lane];
+    } else {
+      for (int lane = 0; i + lane < m.vocab_size; ++lane) logits[i + lane] += added[lane];
+    }
+  }
+}
+
 }  // namespace
+
+void OF_LEVEL(forbid, LEVEL)(Context* context, const Masks* masks) {
+  parallel(context, masks->num_masked, [&](int64_t masked) { forbid(*masks, masked); });
+}
 
 void OF_LEVEL(choose, LEVEL)(Context* context, const Choices* choices) {
   parallel(context, choices->num_rows, [&](int64_t row) { choices->token_ids[row] = choose(*choices, row); });
