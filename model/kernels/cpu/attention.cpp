@@ -15,7 +15,7 @@ constexpr int TILE = PANEL;        // keys that lie side by side in the cache
 constexpr int PIECE = 256;         // positions
 constexpr int MAX_TILE_ROWS = 32;  // queries times heads that a task takes through a piece together
 constexpr int MAX_HEAD_DIM = 256;
-constexpr int AHEAD = 2, MAX_AHEAD = 4;  // tiles
+constexpr int AHEAD = 4;  // tiles
 constexpr float HIDDEN = -1e30f;  // score of a key that isn't seen; finite, since inf - inf is NaN
 
 // The most rows at once.
@@ -77,15 +77,15 @@ struct Attention {
     return queries + ((q.first_token + row / group) * heads.num_heads + q.kv_head * group + row % group) * dim;
   }
 
-  // scores[row] of ROWS rows with TILES tiles of keys. The tiles after these are fetched meanwhile: a head's tiles lie
-  // anywhere in the cache, so the processor can't foresee where it goes on.
+  // scores[row] of ROWS rows with TILES tiles of keys. Later tiles are fetched meanwhile: a head's tiles lie anywhere in
+  // the cache, so the processor can't foresee where it goes on.
   template <int ROWS, int TILES>
   void score(const float* const* from, const Cached* const* tiles, float* scores) const {
     constexpr int COLUMNS = TILES * VECTORS;
     Floats sums[ROWS][COLUMNS] = {};
     for (int64_t d = 0; d < dim; ++d) {
 #pragma GCC unroll 8
-      for (int t = 0; t < TILES; ++t) __builtin_prefetch(tiles[TILES + t] + d * TILE);
+      for (int t = 0; t < TILES; ++t) __builtin_prefetch(tiles[AHEAD + t] + d * TILE, 0, 2);
 #pragma GCC unroll 8
       for (int c = 0; c < COLUMNS; ++c) {
         const Floats key = load(tiles[c / VECTORS] + d * TILE + c % VECTORS * LANES);
@@ -143,17 +143,21 @@ struct Attention {
   void weigh(const Cached* const* tiles, int low, int high, const float* weights, int64_t column, float* value) const {
     constexpr int COLUMNS = TILES * VECTORS, LINE = 64 / (LANES * sizeof(Cached));
     Floats sums[ROWS][COLUMNS] = {};
-    for (int i = low; i < high; ++i) {
-      const int64_t place = (i % TILE) * dim_padded + column;
-      const Cached* from = tiles[i / TILE] + place;
+    for (int start = low; start < high;) {
+      const int tile = start / TILE, end = (tile + 1) * TILE < high ? (tile + 1) * TILE : high;
+      const int64_t place = (start - tile * TILE) * dim_padded + column;
+      const Cached *from = tiles[tile] + place, *next = tiles[tile + AHEAD] + place;
+      for (int i = start; i < end; ++i, from += dim_padded, next += dim_padded) {
 #pragma GCC unroll 8
-      for (int c = 0; c < COLUMNS; c += LINE) __builtin_prefetch(tiles[i / TILE + AHEAD] + place + c * LANES);
+        for (int c = 0; c < COLUMNS; c += LINE) __builtin_prefetch(next + c * LANES, 0, 2);
 #pragma GCC unroll 8
-      for (int c = 0; c < COLUMNS; ++c) {
-        const Floats cached = load(from + c * LANES);
+        for (int c = 0; c < COLUMNS; ++c) {
+          const Floats cached = load(from + c * LANES);
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) sums[r][c] += cached * weights[r * PIECE + i];
+          for (int r = 0; r < ROWS; ++r) sums[r][c] += cached * weights[r * PIECE + i];
+        }
       }
+      start = end;
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
@@ -184,8 +188,8 @@ struct Attention {
     const int64_t first = first_visible(q.first_position) - start;
     const int low = int(first > 0 ? first : 0);
     const int first_tile = low / TILE, num_tiles = (high + TILE - 1) / TILE;
-    // The keys', then the values', then some again, for those that are fetched ahead.
-    const Cached* tiles[2 * PIECE / TILE + MAX_AHEAD];
+    // The keys', then the values', then the next piece's keys, which are fetched ahead.
+    const Cached* tiles[2 * PIECE / TILE + AHEAD];
     const Cached** key_tiles = tiles;
     const Cached** value_tiles = tiles + num_tiles;
     if (first_tile > 0) std::memset(scores, 0, sizeof scores);
@@ -194,7 +198,10 @@ struct Attention {
       key_tiles[t] = key_tile(position, q);
       value_tiles[t] = value_tile(position, q);
     }
-    for (int t = 0; t < MAX_AHEAD; ++t) value_tiles[num_tiles + t] = value_tiles[num_tiles - 1];
+    for (int t = 0; t < AHEAD; ++t) {
+      const int64_t position = start + (num_tiles + t) * TILE;
+      value_tiles[num_tiles + t] = key_tile(position < last_position ? position : last_position, q);
+    }
     for (int64_t r = 0; r < num_rows; r += MAX_ROWS) {
       const int count = int(num_rows - r < MAX_ROWS ? num_rows - r : MAX_ROWS);
       float* row_scores = scores + r * PIECE + first_tile * TILE;
