@@ -39,10 +39,13 @@ class MessageSocket:
         self._receive()
 
     def send(self, *parts: bytes) -> None:
-        """Queue a message; after `close` it is dropped."""
-        if not self._socket.closed:
+        """Queue a message; it is dropped after `close`, and where the process at the other end has died."""
+        if self._socket.closed:
+            return
+        # There is no queue to an end that is gone. Whoever started that process hears of its death in a moment.
+        with suppress(zmq.Again):
             self._socket.send_multipart(parts, zmq.NOBLOCK)
-            self._receive()
+        self._receive()
 
     def close(self) -> None:
         """What is not sent yet, or not handed over, is dropped."""
