@@ -55,7 +55,7 @@ def test_kernels_that_compute_something_else_are_a_fault(monkeypatch: pytest.Mon
 
 def test_missing_kernels_are_a_fault_with_their_remedy(monkeypatch: pytest.MonkeyPatch, capsys):
     reason = "the CPU kernels are not built (python -m model.kernels.cpu.build)"
-    monkeypatch.setattr("model.build.unavailable", lambda: reason)
+    monkeypatch.setattr("model.choices.unavailable", lambda: reason)
     monkeypatch.setattr(doctor, "unavailable", lambda: reason)
     assert doctor.doctor(OPTIONS) == 1
     assert lines(capsys.readouterr().out)["computes"].startswith(f"! torch, as {reason}")

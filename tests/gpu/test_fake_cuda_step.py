@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from model.batch import Batch, Join, Proposal, SamplingParams
-from model.build import largest_batch
+from model.cache_size import largest_batch
 from model.config import ModelConfig, RopeConfig
 from model.kv_cache import FP8, KVCache
 from model.runner import ModelRunner, Results

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.batch import Batch, Join, SamplingParams
-from model.build import largest_batch
+from model.cache_size import largest_batch
 from tests.gpu.fake_cuda import BLOCK, MAX_MODEL_LEN, make_runner
 
 pytestmark = pytest.mark.usefixtures("fake_cuda")

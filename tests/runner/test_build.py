@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import build
+from model import build, cache_size
 from model.batch import NOT_SAMPLED
-from model.build import build_runner, largest_batch
+from model.build import build_runner
+from model.cache_size import largest_batch
 from model.description import ModelInfo, RunnerOptions
 from model.errors import NotEnoughMemory, UnsupportedModel, WeightMismatch
 from model.runner import ModelRunner
@@ -63,7 +64,7 @@ def test_the_facts_are_those_of_the_checkpoint(checkpoint):
 
 
 def test_the_cache_takes_a_quarter_of_what_is_left_on_a_cpu(checkpoint, monkeypatch):
-    monkeypatch.setattr(build, "available_memory", lambda: 4 * 11 * BLOCK_BYTES)
+    monkeypatch.setattr(cache_size, "available_memory", lambda: 4 * 11 * BLOCK_BYTES)
     assert build_with(checkpoint)[1].num_blocks == 11
 
 
@@ -76,7 +77,7 @@ def test_a_cache_too_small_for_one_sequence_is_refused_with_both_sizes(checkpoin
     with pytest.raises(NotEnoughMemory, match="--max-model-len or raise --kv-cache-memory-bytes"):
         build_with(checkpoint, kv_cache_bytes=8 * BLOCK_BYTES - 1)
     assert build_with(checkpoint, kv_cache_bytes=8 * BLOCK_BYTES)[1].num_blocks == 8
-    monkeypatch.setattr(build, "available_memory", lambda: 0)
+    monkeypatch.setattr(cache_size, "available_memory", lambda: 0)
     with pytest.raises(NotEnoughMemory, match=rf"0\.00 MiB.*{MAX_MODEL_LEN} tokens takes 0\.03 MiB"):
         build_with(checkpoint)
 
