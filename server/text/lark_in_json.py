@@ -47,22 +47,31 @@ class _Token:
 def lark_in_json(definition: str) -> str:
     """The grammar, of Lark's own notation, of the same texts as JSON writes them between the quotation marks.
 
-    Terminals that may hold what JSON escapes become rules. Raises NotInJson, naming the line.
+    Terminals that may hold what JSON escapes become rules. What is ignored may always end a text, which llguidance
+    takes itself only where more could come. Raises NotInJson, naming the line.
     """
     tokens = list(_tokens(definition))
     escaped = {token.text: _written(token, regex_in_json) for token in tokens if token.kind == "pattern"}
     definitions = _definitions(tokens)
     rules = _terminals_with_escapes(definitions, escaped)
-    is_ignored, parts = False, []
+    # %ignore would hold within a terminal that becomes a rule too, so what is ignored is named where it may stand.
+    ignored = [f"ignored-{number}" for number in range(sum(token.kind == "ignore" for token in tokens))]
+    names, place, parts = iter(ignored), "", list[str]()
     for token in tokens:
         text = escaped.get(token.text) or token.text
-        if token.kind in ("head", "ignore"):
-            is_ignored = token.kind == "ignore"
         if token.kind in ("head", "terminal") and (name := _name(token)) in rules:
             text = token.text.replace(name, f"terminal-{name.lower()}")
-        if is_ignored and text != token.text:
+        if token.kind == "head":
+            place = "terminal" if _name(token).isupper() else "rule"
+        elif token.kind == "ignore":
+            place, text = "ignored", f"{next(names)}:"
+        elif place == "ignored" and text != token.text:
             text = _ignored(definitions.get(token.text, [token]))
+        elif place == "rule" and ignored and token.kind in ("pattern", "terminal"):
+            text = f"({text} ignored-text)"
         parts.append(text)
+    if ignored:
+        parts.append(f"\nignored-text: ({' | '.join(ignored)})*\n")
     return "".join(parts)
 
 

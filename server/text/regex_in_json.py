@@ -1,7 +1,8 @@
 """Rewrites a regular expression for texts that stand within a JSON string, as a term of a Lark rule.
 
 An escape is a lexeme of its own: llguidance's lexer takes all that a lexeme can, looking one byte ahead, so within a
-lexeme a backslash would be the next character of it and never the line break after it.
+lexeme a backslash would be the next character of it and never the line break after it. Between
+these lexemes nothing may be ignored.
 """
 
 import json
@@ -88,7 +89,10 @@ def ignored_in_json(pattern: str, flags: str = "") -> str | None:
     lexemes: list[str] = []
     for atom in atoms:
         if not isinstance(atom, _Atom):
-            raise NotInJson("what is ignored and may hold what JSON escapes is one character, or any number of such")
+            raise NotInJson(
+                "what is ignored and may hold what JSON escapes is one character, or any number of such; let the rules "
+                "say where a comment stands"
+            )
         lexemes += _lexemes(atom)
     return f"/{'|'.join(lexemes)}/"
 

@@ -100,6 +100,43 @@ def test_json_holds_the_texts_of_a_terminal_and_no_others(terminal: str) -> None
     same()
 
 
+@pytest.mark.parametrize("terminal", TERMINALS)
+def test_what_is_ignored_stands_after_a_terminal_and_never_within(terminal: str) -> None:
+    definition = f"start: {terminal}\n%ignore /[ \\n]/"
+    plain, quoted = compiled(definition), compiled(lark_in_json(definition))
+
+    @settings(max_examples=60, deadline=None)
+    @given(TEXTS)
+    @example("\n x")
+    @example('a\n"')
+    @example(" a")
+    def same(text: str) -> None:
+        # At the end of a text llguidance ignores only where more could come.
+        ends = range(len(text.rstrip(" \n")), len(text) + 1)
+        assert any(accepts(plain, text[:end]) for end in ends) == accepts(quoted, within(text))
+
+    same()
+
+
+@pytest.mark.parametrize(
+    ("definition", "text", "other"),
+    [
+        ('start: S\nS: "\\"" /[a-z]+/ "\\""', '"abc"', '" abc "'),
+        ("start: /a\\nb/", "a\nb", "a \nb"),
+        (r'start: "say" "\"hi\""', 'say "hi"', 'say " hi"'),
+        ('start: A+ ("," A)*\nA: "<" B ">"\nB: /[^>]/', '<a> <"> ,<\n>', '< ">'),
+        ('start: [sub]\nsub: "(" start ")" | X~2\nX: "\\t"', "( ( \t \t ) )", "( \t\t \t)"),
+    ],
+)
+def test_ignored_text_stands_between_terminals_alone(definition: str, text: str, other: str) -> None:
+    definition += '\n%ignore " "'
+    plain, quoted = compiled(definition), compiled(lark_in_json(definition))
+    assert accepts(plain, text)
+    assert accepts(quoted, within(text))
+    assert not accepts(plain, other)
+    assert not accepts(quoted, within(other))
+
+
 @pytest.mark.parametrize("definition", [MATH, EDIT, SPACED])
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_is_drawn_the_input_is_a_text_of_the_grammar(definition: str, seed: int) -> None:
