@@ -1,5 +1,6 @@
 """Bounds what a JSON body holds before it is parsed, which is one call that lets no other thread run."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from server.errors import PayloadTooLarge
@@ -10,6 +11,10 @@ MAX_VALUES = 2**21
 MAX_STRUCTURES = 2**18
 
 _STRUCTURES = (b":", b"[", b"{")
+# Possessive, so that nothing is kept to go back to.
+_IN_STRING = re.compile(rb'(?:[^"\\]|\\.)[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+# A match lets no other thread run: so much of a string takes some 5 ms.
+_PIECE = 2**20
 
 
 def check_extent(body: bytes) -> None:
@@ -45,9 +50,6 @@ def _outside_strings(body: bytes) -> Iterator[tuple[int, int]]:
 
 def _end_of_string(body: bytes, position: int) -> int:
     """Where the string that holds this position is over."""
-    while (quote := body.find(b'"', position)) >= 0:
-        before = body[position:quote]
-        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
-            return quote + 1
-        position = quote + 1
-    return len(body)
+    while match := _IN_STRING.match(body, position, position + _PIECE):
+        position = match.end()
+    return position + 1
