@@ -36,6 +36,7 @@ def _only_text(kind: Any) -> Any:
 class ContentPart(WireModel):
     """A part of a message's content. The model reads text; a refusal is text too."""
 
+    discriminator = "type"
     members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("text",), "refusal": ("refusal",)}
 
     type: Annotated[Literal["text", "refusal"], BeforeValidator(_only_text)]
@@ -44,11 +45,6 @@ class ContentPart(WireModel):
     """The text of a text part."""
     refusal: str = ""
     """The text of a refusal."""
-
-    @property
-    def variant(self) -> str:
-        """Its type."""
-        return self.type
 
     @property
     def said(self) -> str:
@@ -74,6 +70,7 @@ def _as_parts(value: Any) -> Any:
 class Message(WireModel):
     """One turn. A developer speaks as system, and a function's answer is a tool's: templates know no other."""
 
+    discriminator = "role"
     members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tool_call_id": ("tool",),
         "tool_calls": ("assistant",),
@@ -104,11 +101,6 @@ class Message(WireModel):
     """`reasoning_content` by its other name."""
     parsed: JsonValue = None
     """Accepted: the content as OpenAI's clients have parsed it, which they send back beside it."""
-
-    @property
-    def variant(self) -> str:
-        """Who speaks."""
-        return self.role
 
     @property
     def text(self) -> str:

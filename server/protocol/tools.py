@@ -19,15 +19,11 @@ _NO_PARAMETERS: dict[str, JsonValue] = {"type": "object", "properties": {}}
 
 
 class _FunctionOrCustom(WireModel):
+    discriminator = "type"
     members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {"function": ("function",), "custom": ("custom",)}
 
     type: Literal["function", "custom"] = "function"
     """What kind of tool it is."""
-
-    @property
-    def variant(self) -> str:
-        """Its type."""
-        return self.type
 
 
 class Function(WireModel):
@@ -162,6 +158,7 @@ class AllowedTools(WireModel):
 class ToolChoice(WireModel):
     """Whether a tool is called, and which."""
 
+    discriminator = "type"
     members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "function": ("function",),
         "custom": ("custom",),
@@ -176,11 +173,6 @@ class ToolChoice(WireModel):
     """The custom tool to call, for `custom`."""
     allowed_tools: AllowedTools | None = None
     """The tools to choose from, for `allowed_tools`."""
-
-    @property
-    def variant(self) -> str:
-        """Its type."""
-        return self.type
 
 
 def _as_choice(value: Any) -> Any:

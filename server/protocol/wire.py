@@ -33,11 +33,13 @@ class WireModel(BaseModel):
     refused: ClassVar[Mapping[str, Refusal]] = {}
     members_of: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Fields that only some variants of the object have: with another one nobody reads them."""
+    discriminator: ClassVar[str] = ""
+    """The field that says which variant it is, where there are some."""
 
     @property
     def variant(self) -> str:
         """What kind of object it is, for those that have several."""
-        return ""
+        return str(getattr(self, self.discriminator)) if self.discriminator else ""
 
     @model_validator(mode="before")
     @classmethod
