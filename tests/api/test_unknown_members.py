@@ -11,7 +11,7 @@ from server.protocol.completions import CompletionRequest
 from server.protocol.stored_chats import UpdateChatRequest
 from server.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from server.protocol.wire import WireModel, unknown_fields
-from tests.api.serving import ask, refused, serve
+from tests.api.serving import ask, complete, refused, serve, stream
 
 # What a client may fill with names of its own.
 FREE = {"parameters", "schema", "json", "guided_json", "metadata", "logit_bias", "chat_template_kwargs", "parsed"}
@@ -186,3 +186,32 @@ def test_an_object_that_contradicts_itself_is_refused(fields: dict[str, Any], pa
 def test_what_belongs_to_messages_is_refused_beside_a_prompt(field: str) -> None:
     value = {"tools": [FUNCTION], "chat_template_kwargs": {"a": 1}, "reasoning_effort": "low"}[field]
     assert refused(ask(serve(), "/tokenize", {"prompt": "a", field: value}))["param"] == field
+
+
+def test_an_unknown_field_is_named_in_a_warning_with_a_suggestion() -> None:
+    body = {"prompt": "a", "temprature": 1, "stream_options": {"include_usge": True}, "stream": True}
+    answer = ask(serve(), "/v1/completions", body)
+    assert answer.headers["x-nexttoken-warnings"] == (
+        "unknown field 'temprature', did you mean 'temperature'?; "
+        "unknown field 'stream_options.include_usge', did you mean 'include_usage'?"
+    )
+    assert "warnings" not in answer.text
+    assert len(complete(serve(), prompt="a", temprature=1, include_warnings=True)["warnings"]) == 1
+    chunks = stream(serve(), "/v1/chat/completions", temprature=1, include_warnings=True)
+    assert [bool(chunk.get("warnings")) for chunk in chunks] == [True] + [False] * (len(chunks) - 1)
+
+
+def test_strict_fields_refuse_an_unknown_field() -> None:
+    answer = ask(serve(strict_fields=True), "/v1/chat/completions", {"messages": MESSAGES, "temprature": 1})
+    assert refused(answer)["param"] == "temprature"
+
+
+def test_a_message_that_a_client_has_parsed_goes_back_as_it_is() -> None:
+    function = {"name": "get_weather", "arguments": '{"city": "Oslo"}', "parsed_arguments": {"city": "Oslo"}}
+    call = {"id": "call_1", "type": "function", "function": function}
+    turns = [
+        {"role": "assistant", "content": '{"legs": 4}', "parsed": {"legs": 4}},
+        {"role": "assistant", "content": None, "tool_calls": [call], "parsed": None},
+        {"role": "tool", "tool_call_id": "call_1", "content": "clear"},
+    ]
+    assert ask(serve(strict_fields=True), "/v1/chat/completions", {"messages": MESSAGES + turns}).status_code == 200
