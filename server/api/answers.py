@@ -15,6 +15,7 @@ from server.api.context import ApiContext
 from server.api.disconnect import until_disconnected
 from server.api.exchange import Exchange, exchange_of
 from server.api.generation import Run
+from server.api.resumable import is_asked_to_keep
 from server.api.sse import EventStream, EventTemplate, event, padded_event
 from server.protocol.chat_answer import ChatCompletionChunk
 from server.protocol.common import StreamOptions, Usage
@@ -72,9 +73,8 @@ async def respond(
         events = _events(run, shape, exchange, keep)
         if not is_resumable:
             return EventStream(events, first_id=1 if _asks_for_events(request) else None)
-        if api.siblings is not None and (home := api.siblings.home_of(exchange.request_id)) is not None:
+        if (home := api.home_of(exchange.request_id)) is not None:
             return home.pass_on(request)
-        exchange.body = b""  # a stream may be long
         kept = api.streams.keep(api.keys.identify(request), exchange.request_id, events)
         return EventStream(kept.read(), first_id=1)
     texts = await until_disconnected(request.receive, _fold(run))
@@ -92,7 +92,7 @@ def _asks_for_events(request: Request) -> bool:
 
 def _wants_resumable(api: ApiContext, request: Request, run: Run) -> bool:
     """Whether the stream is to be kept for a client that comes back; a warning where that can't be."""
-    if request.headers.get("x-resumable", "").lower() not in ("1", "true"):
+    if not is_asked_to_keep(request):
         return False
     if not run.request.stream:
         reason = "the answer is not streamed"
@@ -100,7 +100,9 @@ def _wants_resumable(api: ApiContext, request: Request, run: Run) -> bool:
         reason = "the server is set not to keep streams"
     else:
         return True
-    exchange_of(request).warnings.append(f"x-resumable has no effect: {reason}")
+    exchange = exchange_of(request)
+    exchange.body = b""  # no other process needs it
+    exchange.warnings.append(f"x-resumable has no effect: {reason}")
     return False
 
 

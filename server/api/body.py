@@ -23,8 +23,10 @@ MAX_WARNINGS = 8
 T = TypeVar("T", bound=WireModel)
 
 
-def json_body(model: type[T], *, max_bytes: int, strict_fields: bool) -> Callable[[Request], Awaitable[T]]:
-    """A dependency that reads the request's body as `model`.
+def json_body(
+    model: type[T], *, max_bytes: int, strict_fields: bool, is_kept: Callable[[Request], bool]
+) -> Callable[[Request], Awaitable[T]]:
+    """A dependency that reads the request's body as `model`, and leaves it in the exchange if `is_kept` says so.
 
     It raises UnsupportedMediaType, PayloadTooLarge, BodyTimeout, or InvalidRequest naming the first field at fault.
     Unknown fields are such a fault if `strict_fields`, else they become warnings of the exchange.
@@ -33,7 +35,7 @@ def json_body(model: type[T], *, max_bytes: int, strict_fields: bool) -> Callabl
     async def read(request: Request) -> T:
         _check_media_type(request)
         body = await _read(request, max_bytes)
-        if "x-resumable" in request.headers:
+        if is_kept(request):
             exchange_of(request).body = body
         if len(body) > MAX_INLINE_BYTES:
             parsed, warnings = await asyncio.to_thread(_parse, model, body, strict_fields)

@@ -14,8 +14,8 @@ from server.api.body import json_body
 from server.api.exchange import exchange_of
 from server.api.generation import Prompt, Run
 from server.api.grammars import GrammarDoor
-from server.api.resumable import ResumableStreams
-from server.api.siblings import Siblings
+from server.api.resumable import ResumableStreams, is_asked_to_keep
+from server.api.siblings import Sibling, Siblings
 from server.errors import InvalidRequest
 from server.metrics import Metrics
 from server.protocol.common import GenerationRequest, Limits
@@ -65,7 +65,19 @@ class ApiContext:
     def body(self, model: type[T]) -> Callable[[Request], Awaitable[T]]:
         """A dependency that reads the body as `model`."""
         settings = self.settings
-        return json_body(model, max_bytes=settings.max_body_bytes, strict_fields=settings.strict_fields)
+        return json_body(
+            model,
+            max_bytes=settings.max_body_bytes,
+            strict_fields=settings.strict_fields,
+            is_kept=self._may_pass_on,
+        )
+
+    def home_of(self, request_id: str) -> Sibling | None:
+        """The other process that keeps the stream of this request, or would, if it isn't this one."""
+        return None if self.siblings is None else self.siblings.home_of(request_id)
+
+    def _may_pass_on(self, request: Request) -> bool:
+        return is_asked_to_keep(request) and self.home_of(exchange_of(request).request_id) is not None
 
     def limits(self, model: ServedModel) -> Limits:
         """What requests to this model are checked against. Raises NotReady while it loads."""

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
+from starlette.requests import Request
+
 from server.errors import InvalidRequest, NotFound, RequestError
 
 logger = logging.getLogger(__name__)
@@ -17,6 +19,11 @@ MAX_STREAM_BYTES = 2 * 2**20
 
 Key = tuple[str, str]
 """Who asked (KeyRing.identify), and the request's id."""
+
+
+def is_asked_to_keep(request: Request) -> bool:
+    """Whether the client wants to be able to come back to the stream that it asks for."""
+    return request.headers.get("x-resumable", "").lower() in ("1", "true")
 
 
 class ResumableStreams:

@@ -20,7 +20,7 @@ def streams_router(api: ApiContext) -> APIRouter:
         The id is the stream's x-request-id. Without Last-Event-ID the stream begins anew; after its [DONE] there is
         nothing more, which a 204 says: browsers' EventSource comes back until it gets one.
         """
-        if api.siblings is not None and (home := api.siblings.home_of(request_id)) is not None:
+        if (home := api.home_of(request_id)) is not None:
             return home.pass_on(request)
         kept = api.streams.find(api.keys.identify(request), request_id)
         last_id = _last_event_id(request)

@@ -1,7 +1,7 @@
 """The other API processes, as one of them knows them."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from zlib import crc32
 
 import httpx
@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.api.disconnect import until_disconnected
 from server.api.error_responses import unexpected
-from server.api.exchange import exchange_in, exchange_of
+from server.api.exchange import Exchange, exchange_in, exchange_of
 from server.api.sse import DONE, error_event
 from server.errors import ClientDisconnected, NotReady
 from server.hub.exposition import summed
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 # Much longer than a stream's keep-alive comments let it be silent, and long enough for a dead process' place to be
 # taken: a connection waits for that.
 _TIMEOUT_S = 30.0
-# Those of a message between two ends of one connection.
-_OF_ONE_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+# Headers of a message between two ends of one connection.
+_OF_ONE_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"content-length"}
 
 
 class PrivateSockets:
@@ -63,15 +63,18 @@ class PrivateSocket:
         """What it answers to this request, with the body that the exchange has kept."""
         exchange = exchange_of(request)
         exchange.log_fields["passed_to"] = self._place
-        headers = {name: value for name, value in request.headers.items() if name not in _OF_ONE_HOP}
-        query, path = request.scope["query_string"].decode(), request.scope["raw_path"].decode()
+        # As bytes: a header may be in any encoding, and there may be several of one name.
+        headers = _without(request.headers.raw, _OF_ONE_HOP | {b"x-request-id"})
+        headers.append((b"x-request-id", exchange.request_id.encode()))
+        headers.append((b"content-length", str(len(exchange.body)).encode()))
+        query, path = request.scope["query_string"].decode("latin-1"), request.scope["raw_path"].decode("latin-1")
         return _PassedOn(
             self._path,
             httpx.Request(
                 request.method,
                 f"http://sibling{path}" + (f"?{query}" if query else ""),
-                headers=headers | {"x-request-id": exchange.request_id},
-                content=exchange.body,
+                headers=headers,
+                content=_body_of(exchange),
             ),
         )
 
@@ -112,9 +115,20 @@ class _PassedOn(Response):
             await send(_body(b"", more=False))
 
 
+async def _body_of(exchange: Exchange) -> AsyncIterator[bytes]:
+    """The body, which nobody holds once it was sent: the answer may be a long stream."""
+    body, exchange.body = exchange.body, b""
+    yield body
+
+
 def _start(answer: httpx.Response) -> Message:
-    headers = [(name.lower(), value) for name, value in answer.headers.raw if name.lower().decode() not in _OF_ONE_HOP]
+    # The server that sends the answer on dates it.
+    headers = _without(answer.headers.raw, _OF_ONE_HOP | {b"date"})
     return {"type": "http.response.start", "status": answer.status_code, "headers": headers}
+
+
+def _without(headers: Sequence[tuple[bytes, bytes]], names: set[bytes]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value) for name, value in headers if name.lower() not in names]
 
 
 def _body(data: bytes, *, more: bool) -> Message:

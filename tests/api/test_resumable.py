@@ -315,3 +315,22 @@ def test_the_oldest_stream_without_a_client_makes_room(monkeypatch: pytest.Monke
         assert seen == attended.events, "a client that is there sees the end of its stream"
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("given", ["0", "1"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_process_holds_no_body_beside_what_it_read_in_it(given: str, stream: bool) -> None:
+    served = serve(TEXT)
+    app, held = served.app, []
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            held.append(scope["state"]["exchange"].body)
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    served.app = watched
+    answer = ask(served, COMPLETIONS, {**BODIES[COMPLETIONS], "stream": stream}, **{**RESUMABLE, "x-resumable": given})
+    assert answer.status_code == 200
+    assert set(held) == {b""}
