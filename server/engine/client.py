@@ -14,7 +14,6 @@ from server.engine.connection import WorkerConnection, WorkerDied
 from server.engine.interface import NO_STATS, EngineStatus, Generation, Phase
 from server.engine.messages import (
     Abort,
-    Choice,
     Failed,
     Finished,
     Loading,
@@ -136,14 +135,7 @@ class EngineClient:
         prediction_ids: Sequence[int] = (),
     ) -> AsyncIterator[Generation]:
         """Generate; leaving the block, for whatever reason, aborts what is not finished."""
-        request = Request(
-            prompt_ids=prompt_ids,
-            params=params,
-            choices=[Choice(self._next_id + index, index) for index in range(num_choices)],
-            priority=priority,
-            cache_salt=cache_salt,
-            prediction_ids=list(prediction_ids),
-        )
+        request = Request.of(self._next_id, prompt_ids, params, num_choices, priority, cache_salt, prediction_ids)
         reader = GenerationReader(self.drop)
         generation = self.admit(request, reader.tell)
         self._next_id += num_choices

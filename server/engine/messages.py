@@ -1,5 +1,6 @@
 """What crosses the border between the API process and the worker: msgspec structs, never pickle."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -42,6 +43,27 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What the client thinks the text will be; decides how fast it comes, not what it is."""
     cache_salt: str = ""
     """Requests share cached blocks only with requests of the same salt."""
+
+    @classmethod
+    def of(
+        cls,
+        first_id: int,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        num_choices: int,
+        priority: int,
+        cache_salt: str,
+        prediction_ids: Sequence[int],
+    ) -> "Request":
+        """One whose choices have nothing yet, and ids from `first_id` on."""
+        return cls(
+            prompt_ids=prompt_ids,
+            params=params,
+            choices=[Choice(first_id + index, index) for index in range(num_choices)],
+            priority=priority,
+            cache_salt=cache_salt,
+            prediction_ids=list(prediction_ids),
+        )
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):

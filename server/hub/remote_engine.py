@@ -13,7 +13,7 @@ import zmq
 from model.batch import SamplingParams
 from model.grammar import Vocabulary
 from server.engine.interface import NO_STATS, EngineStatus, Generation
-from server.engine.messages import Abort, Choice, Lookup, ModelInfo, Request, Tokens
+from server.engine.messages import Abort, Lookup, ModelInfo, Request, Tokens
 from server.engine.pending import PendingChoice, PendingChoices, PendingGeneration
 from server.engine.reader import GenerationReader
 from server.errors import Draining, EngineDead, NotReady, QueueFull
@@ -105,14 +105,7 @@ class RemoteEngine:
         prediction_ids: Sequence[int] = (),
     ) -> AsyncIterator[Generation]:
         """Generate; leaving the block, for whatever reason, aborts what is not finished."""
-        request = Request(
-            prompt_ids=prompt_ids,
-            params=params,
-            choices=[Choice(self._next_id + index, index) for index in range(num_choices)],
-            priority=priority,
-            cache_salt=cache_salt,
-            prediction_ids=list(prediction_ids),
-        )
+        request = Request.of(self._next_id, prompt_ids, params, num_choices, priority, cache_salt, prediction_ids)
         self._next_id += num_choices
         reader = GenerationReader(self._drop)
         generation = PendingGeneration(request, reader.tell)
