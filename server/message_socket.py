@@ -17,7 +17,8 @@ class MessageSocket:
         """`kind`: zmq.DEALER or zmq.ROUTER. `identity`: how a ROUTER at the other end calls this socket."""
         self._context = zmq.Context()
         self._socket = self._context.socket(kind)
-        # Unlimited queues: what is in them is bounded by the number of requests that the engine admits.
+        # Unlimited queues. What a request brings is bounded by how many the engine admits. What comes at a steady rate
+        # (status, counts, how long prompts took) is bounded in time: a process that hangs is killed.
         self._socket.set_hwm(0)
         if identity:
             self._socket.set(zmq.IDENTITY, identity)

@@ -129,7 +129,8 @@ def _front_in_processes(
     try:
         processes = ApiProcesses(config, settings.api_processes, engine, listener)
     except OSError as error:
-        raise CannotStart(f"the processes' sockets need a writable folder; set TMPDIR to one ({error})") from error
+        need = "the processes' sockets need a writable folder with a short path"
+        raise CannotStart(f"{need}; set TMPDIR to one ({error})") from error
     cleanup.callback(processes.close)
     return processes
 

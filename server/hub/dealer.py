@@ -27,7 +27,9 @@ class Dealer:
         """The one whose turn is next is first."""
 
     def join(self, taker: socket.socket) -> None:
-        """From now on deal to this process, too. Until there's one, connections wait."""
+        """From now on deal to this process, too. Until there's one, connections wait; after `close` none come."""
+        if self._listener.fileno() < 0:  # it came up while the server was told to end
+            return
         self._takers.append(taker)
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 

@@ -23,9 +23,9 @@ from server.service import CannotStart
 
 logger = logging.getLogger(__name__)
 
-# One that lived shorter than this is replaced after a pause.
+# One that lived shorter than this is replaced after a pause, longer each time: a start takes seconds of a core.
 YOUNG_S = 10.0
-PAUSE_S = 1.0
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # Beyond what its responses may take to leave.
 EXIT_GRACE_S = 8.0
 
@@ -34,19 +34,27 @@ class ApiProcesses:
     """HTTP in several processes, which share one port and one engine (`service.Front`)."""
 
     def __init__(self, config: ApiProcessConfig, num: int, engine: EngineClient, listener: socket.socket) -> None:
-        """`config` lacks what each process has of its own. Raises OSError where there is no folder for sockets."""
+        """`config` lacks what each process has of its own. Raises OSError where there can be no sockets."""
+        self._children: dict[int, _ApiProcess] = {}
+        """By place."""
+        self._private: list[socket.socket] = []
+        """The hub's own, so that what connects while a process is replaced waits for the next one."""
         # mkdtemp makes it 0700: nobody else can reach the sockets.
         self._directory = Path(tempfile.mkdtemp(prefix="nexttoken-"))
         paths = [f"{self._directory}/api-{place}" for place in range(num)]
-        # The hub's own, so that what connects while a process is replaced waits for the next one.
-        self._private = [_listen(path) for path in paths]
+        try:
+            for path in paths:
+                self._private.append(_listen(path))
+        except OSError:
+            self.close()
+            raise
         self._config = msgspec.structs.replace(config, hub=f"ipc://{self._directory}/hub", sockets=paths)
         self._engine = engine
         self._dealer = Dealer(listener)
-        self._relay = Relay(engine, self._config.hub, on_up=self._on_up, on_failed=self._on_failed)
+        self._relay = Relay(
+            engine, self._config.hub, on_up=self._on_up, on_failed=self._on_failed, on_silent=self._on_silent
+        )
         self._serials = count(1)
-        self._children: dict[int, _ApiProcess] = {}
-        """By place."""
         self._ups: set[int] = set()
         """The serial numbers of those that were ever up."""
         self._ending = asyncio.Event()
@@ -92,6 +100,7 @@ class ApiProcesses:
     async def _keep(self, place: int) -> None:
         """Have a process in this place, until the end."""
         loop = asyncio.get_running_loop()
+        pauses = iter(PAUSES_S)
         while not self._ending.is_set():
             started = loop.time()
             try:
@@ -104,8 +113,12 @@ class ApiProcesses:
                 self._fail(CannotStart(f"an API process {how} before it was ready; what it said is above"))
                 return
             logger.error("event=api_process_died process=api-%d reason=%r", place, how)
-            if loop.time() - started < YOUNG_S:
-                await asyncio.sleep(PAUSE_S)
+            if loop.time() - started > YOUNG_S:
+                pauses = iter(PAUSES_S)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(next(pauses, PAUSES_S[-1])):
+                    await self._ending.wait()
 
     async def _run_one(self, place: int) -> str:
         """Start a process, and return how it ended. Raises OSError."""
@@ -132,6 +145,11 @@ class ApiProcesses:
         logger.error("event=api_process_failed reason=%r", reason)
         self._child(serial).kill()
 
+    def _on_silent(self, serial: int) -> None:
+        child = self._child(serial)
+        logger.error("event=api_process_hangs process=api-%d note='it is killed'", child.place)
+        child.kill()
+
     def _child(self, serial: int) -> "_ApiProcess":
         return next(child for child in self._children.values() if child.serial == serial)
 
@@ -145,7 +163,7 @@ class _ApiProcess:
     """One process, and the socket over which it is dealt connections."""
 
     def __init__(self, config: ApiProcessConfig, private: socket.socket) -> None:
-        self.serial = config.serial
+        self.serial, self.place = config.serial, config.place
         self.control, dealt = socket.socketpair()
         self.control.setblocking(False)
         with dealt:
@@ -155,6 +173,7 @@ class _ApiProcess:
                 # -P: no import from the working directory, which may be a folder of somebody's models.
                 [sys.executable, "-P", "-m", "server.hub.api_process"],
                 stdin=subprocess.PIPE,
+                bufsize=0,  # what a dead one could not be told must not be tried again by `close`
                 pass_fds=fds,
                 process_group=0,  # Ctrl-C is for this process; a child ignores it, but not yet while it imports
             )
@@ -162,7 +181,6 @@ class _ApiProcess:
         self._input = self._process.stdin
         with suppress(BrokenPipeError):  # it has died, which its reader learns from `wait`
             self._input.write(msgspec.json.encode(config) + b"\n")
-            self._input.flush()
 
     async def wait(self) -> int:
         """Its exit status, once it has ended."""
@@ -190,7 +208,11 @@ class _ApiProcess:
 
 def _listen(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
+    try:
+        listener.bind(path)
+    except OSError:  # the path is too long
+        listener.close()
+        raise
     listener.listen()
     listener.setblocking(False)
     return listener

@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 # How old the engine's status is at most in an API process. Requests are admitted by the hub, which knows better.
 STATUS_PERIOD_S = 0.05
+# An API process that says nothing for so long hangs: it tells its counts each second, and the longest that is known to
+# keep it from that are bodies that are parsed in as many threads as there may be, 32, each in one call of some 0.2 s.
+MAX_SILENCE_S = 20.0
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +51,8 @@ class _Peer:
     news: dict[int, PendingChoice] = field(default_factory=dict)
     """Those of which there is something to tell, by sequence id."""
     counts: str = ""
+    silence_s: float | None = None
+    """For how long it said nothing while the hub ran; None until it says something."""
 
     @property
     def identity(self) -> bytes:
@@ -63,14 +68,20 @@ class Relay:
     """
 
     def __init__(
-        self, engine: EngineClient, address: str, on_up: Callable[[int], None], on_failed: Callable[[int, str], None]
+        self,
+        engine: EngineClient,
+        address: str,
+        on_up: Callable[[int], None],
+        on_failed: Callable[[int, str], None],
+        on_silent: Callable[[int], None],
     ) -> None:
         """`on_up` is called with the serial number of a process that is up, `on_failed` with that of one that can't
-        serve the model, and its reason."""
+        serve the model, and its reason, `on_silent` with that of one that hangs."""
         self._engine = engine
         self._address = address
         self._on_up = on_up
         self._on_failed = on_failed
+        self._on_silent = on_silent
         self._peers: dict[bytes, _Peer] = {}
         self._counts_of_the_gone = ""
         self._told_model: ModelInfo | None = None
@@ -97,7 +108,10 @@ class Relay:
         try:
             self._socket.bind(self._address)
             self._socket.listen(self._take)
-            await self._tell_status()
+            while True:
+                self._tell_status()
+                self._note_silence()
+                await asyncio.sleep(STATUS_PERIOD_S)
         finally:
             self._socket.close()
 
@@ -105,6 +119,7 @@ class Relay:
         identity, data = parts
         if (peer := self._peers.get(identity)) is None:
             return
+        peer.silence_s = 0.0
         try:
             message = self._decoder.decode(data)
         except msgspec.MsgspecError as error:
@@ -176,15 +191,23 @@ class Relay:
             peer.choices.pop(choice.sequence_id, None)
         self._release(ended)
 
-    async def _tell_status(self) -> None:
-        while True:
-            if self._engine.model is not self._told_model and self._engine.model is not None:
-                self._told_model = self._engine.model
-                self._broadcast(Serving(self._engine.model, not self._engine.knows_tokens))
-            if (status := self._engine.status) != self._told_status:
-                self._told_status = status
-                self._broadcast(status)
-            await asyncio.sleep(STATUS_PERIOD_S)
+    def _tell_status(self) -> None:
+        if self._engine.model is not self._told_model and self._engine.model is not None:
+            self._told_model = self._engine.model
+            self._broadcast(Serving(self._engine.model, not self._engine.knows_tokens))
+        if (status := self._engine.status) != self._told_status:
+            self._told_status = status
+            self._broadcast(status)
+
+    def _note_silence(self) -> None:
+        for peer in self._peers.values():
+            if peer.silence_s is None:
+                continue
+            # Not by a clock, which goes on while the machine is suspended or this process stopped.
+            peer.silence_s += STATUS_PERIOD_S
+            if peer.silence_s > MAX_SILENCE_S:
+                peer.silence_s = 0.0
+                self._on_silent(peer.serial)
 
     def _broadcast(self, message: ToApi) -> None:
         for peer in self._peers.values():

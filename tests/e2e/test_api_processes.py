@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import psutil
@@ -178,10 +179,18 @@ def test_a_killed_process_is_replaced_and_takes_along_its_own_connections_alone(
     assert server.metric("generation_tokens_total") > generated
 
 
-def test_sigterm_lets_streams_of_both_finish_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.fixture
+def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where servers that the test starts make theirs. Not in tmp_path, which may be too long for a socket's."""
+    with TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_sigterm_lets_streams_of_both_finish_and_leaves_nothing_behind(tmp_path: Path, temporary_folder: Path) -> None:
     with running_server(tmp_path, "--api-processes", "2") as server, ExitStack() as stack:
         children = psutil.Process(server.process.pid).children(recursive=True)
-        folder = Path(next(part for part in children[0].cmdline() if part.startswith("ipc://"))[6:]).parent
+        assert len(list(temporary_folder.iterdir())) >= 2
         clients = [stack.enter_context(httpx.Client(base_url=server.url, timeout=60)) for _ in range(2)]
         body = {**STORY, "stream": True}
         streams = [stack.enter_context(client.stream("POST", "/v1/completions", json=body)) for client in clients]
@@ -192,7 +201,7 @@ def test_sigterm_lets_streams_of_both_finish_and_leaves_nothing_behind(tmp_path:
         assert texts[0] == texts[1]
         assert server.process.wait(timeout=10) == 0
         assert not any(child.is_running() for child in children)
-        assert not folder.exists()
+        assert list(temporary_folder.iterdir()) == []
         assert "Traceback" not in server.log.read_text()
 
 
@@ -215,6 +224,27 @@ def test_nothing_outlives_a_server_that_ends_at_once(tmp_path: Path, signals: li
         _, alive = psutil.wait_procs(children, timeout=5)
         assert not alive
         assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_replaced(server: ServerProcess, clients: list[httpx.Client]) -> None:
+    before = api_processes(server)
+    before[0].send_signal(signal.SIGSTOP)
+    server.wait_until(lambda: "event=api_process_hangs process=api-" in server.log.read_text(), timeout_s=40)
+    server.wait_until(lambda: len(set(api_processes(server)) - set(before)) == 1)
+    assert [httpx.get(server.url + "/ready", timeout=10).status_code for _ in range(4)] == [200] * 4
+
+
+@pytest.mark.parametrize("pick", ["x-user", "authorization"])
+def test_a_header_in_any_encoding_reaches_the_process_that_keeps_the_stream(
+    clients: list[httpx.Client], pick: str
+) -> None:
+    headers = {**RESUMABLE, "x-request-id": f"encoded-{pick}", pick: "Bearer José, clé".encode()}
+    for client in clients:
+        with client.stream("POST", "/v1/completions", json={**STORY, "stream": True}, headers=headers) as response:
+            assert response.status_code == 200
+            assert len(response.headers.get_list("date")) == 1
+            text_of(response.iter_lines())
 
 
 def test_a_tokenizer_that_can_not_be_read_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -84,3 +84,16 @@ def test_a_taker_that_died_or_left_is_passed_over() -> None:
     for taker in (dead, gone, alive):
         taker.control.close()
         taker.end.close()
+
+
+def test_a_taker_that_comes_after_the_end_is_dealt_nothing() -> None:
+    late = Taker()
+
+    async def main() -> None:
+        dealer = Dealer(socket.create_server(("127.0.0.1", 0)))
+        dealer.close()
+        dealer.join(late.control)
+
+    asyncio.run(main())
+    late.control.close()
+    late.end.close()

@@ -15,6 +15,8 @@ from server.engine.client import EngineClient
 from server.engine.interface import Generation
 from server.engine.messages import Tokens
 from server.errors import Draining, EngineDead, NotReady, QueueFull
+from server.hub import relay as relay_module
+from server.hub.messages import Counts
 from server.hub.relay import Relay
 from server.hub.remote_engine import RemoteEngine
 from tests.engine.fake_connection import MODEL, FakeConnection, after_steps, in_turn
@@ -56,7 +58,8 @@ class Hub:
         self.client = EngineClient(in_turn(connections), max_waiting=MAX_WAITING, hang_timeout_s=60)
         self.ups: list[int] = []
         address = f"ipc://{folder}/hub"
-        self.relay = Relay(self.client, address, self.ups.append, lambda serial, reason: None)
+        self.hanging: list[int] = []
+        self.relay = Relay(self.client, address, self.ups.append, lambda serial, reason: None, self.hanging.append)
         self.engines = [RemoteEngine(address, serial) for serial in (1, 2)]
 
     @asynccontextmanager
@@ -147,6 +150,7 @@ def test_all_processes_share_the_places_and_a_refusal_says_what_it_says_in_one_p
         async with first.generate(prompt(1), SamplingParams(max_tokens=150), num_choices=limit):
             with pytest.raises(QueueFull, match=f"^{limit} of {limit} places are taken and 1 more were asked for$"):
                 await generate(second, 2)
+        await until(lambda: hub.client.status.num_in_flight == 0)
         assert (await generate(second, 2))[0] == {0: solo(prompt(2), PARAMS)}
         hub.client.drain()
         with pytest.raises(Draining, match=r"^the server is shutting down$"):
@@ -243,5 +247,50 @@ def test_counts_are_added_up_over_processes_and_those_of_a_dead_one_stay(tmp_pat
         hub.relay.forget(1)
         hub.relay.expect(3)
         assert await second.all_counts(text % "4.0") == [text % "1.0", text % "4.0", ""]
+
+    run(hub, body)
+
+
+def test_a_process_that_falls_silent_hangs_and_one_that_says_something_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "MAX_SILENCE_S", 10 * relay_module.STATUS_PERIOD_S)
+    hub = Hub([FakeConnection()], tmp_path)
+
+    async def body() -> None:
+        hub.relay.expect(3)  # not up yet: it may take as long as it likes
+        while hub.hanging != [1, 1]:
+            hub.engines[1].send(Counts(""))
+            await asyncio.sleep(0.01)
+
+    run(hub, body)
+
+
+def test_silence_while_the_hub_was_stopped_is_no_sign_of_hanging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "MAX_SILENCE_S", 10 * relay_module.STATUS_PERIOD_S)
+    hub = Hub([FakeConnection()], tmp_path)
+
+    async def body() -> None:
+        time.sleep(11 * relay_module.STATUS_PERIOD_S)
+        await asyncio.sleep(2 * relay_module.STATUS_PERIOD_S)
+        assert hub.hanging == []
+
+    run(hub, body)
+
+
+def test_a_message_that_can_not_be_dealt_with_is_logged_and_the_next_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub([FakeConnection()], tmp_path)
+
+    async def body() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(hub.client, "admit", None)
+            lost = asyncio.create_task(generate(hub.engines[0], 1))
+            await until(lambda: "'NoneType' object is not callable" in caplog.text)
+        assert (await generate(hub.engines[0], 2))[0] == {0: solo(prompt(2), PARAMS)}
+        lost.cancel()
 
     run(hub, body)
