@@ -72,7 +72,7 @@ async def respond(
     if run.request.stream:
         events = _events(run, shape, exchange, keep)
         if not is_resumable:
-            return EventStream(events, first_id=1 if _asks_for_events(request) else None)
+            return EventStream(events, first_id=1 if api.streams.is_on else None)
         if (home := api.home_of(exchange.request_id)) is not None:
             return home.pass_on(request)
         kept = api.streams.keep(api.keys.identify(request), exchange.request_id, events)
@@ -83,11 +83,6 @@ async def respond(
     if keep is not None:
         await keep(answer)
     return Response(msgspec.json.encode(answer), media_type="application/json")
-
-
-def _asks_for_events(request: Request) -> bool:
-    """Whether the client names the media type of event streams, and so knows more of them than lines of `data:`."""
-    return EventStream.media_type in request.headers.get("accept", "").lower()
 
 
 def _wants_resumable(api: ApiContext, request: Request, run: Run) -> bool:

@@ -78,9 +78,7 @@ class EventStream(Response):
     Headers wait for the first event, so that a refusal keeps its status; at most `keep_alive_s`, after which a comment
     goes out, and again whenever nothing was sent for so long. A client that leaves ends the events at once.
 
-    Events have an id where a client may come back for those after it, and where it asked for event streams by name.
-    Others have none: readers that know of `data:` lines alone are common, in load generators above all, and would fail
-    at each.
+    Events have an id, by which a client may come back for those after it, where the server keeps streams.
     """
 
     media_type = "text/event-stream"

@@ -102,10 +102,19 @@ def strict_json(content: bytes | str) -> Any:
 
 def events(content: str) -> list[dict[str, Any]]:
     """The chunks of a whole stream, whose framing and end are checked on the way."""
-    assert content.endswith("data: [DONE]\n\n")
-    frames = content.split("\n\n")[:-2]
+    *frames, done = numbered(content)
+    assert done == "data: [DONE]"
     assert all(frame.startswith("data: ") and "\n" not in frame and "\r" not in frame for frame in frames), content
     return [strict_json(frame.removeprefix("data: ")) for frame in frames]
+
+
+def numbered(content: str) -> list[str]:
+    """The events of a stream without their ids, which count from 1."""
+    *frames, rest = content.split("\n\n")
+    assert rest == ""
+    ids, events = zip(*(frame.split("\n", 1) for frame in frames), strict=True)
+    assert list(ids) == [f"id: {number}" for number in range(1, len(ids) + 1)]
+    return list(events)
 
 
 def stream(served: Served, path: str, **body: Any) -> list[dict[str, Any]]:

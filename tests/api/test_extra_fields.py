@@ -19,7 +19,7 @@ from server.served import ServedModel, ServedModels
 from server.settings import Settings
 from server.text.gap_tokens import gap_tokens
 from server.text.tokenizer import Tokenizer
-from tests.api.serving import TEXT, Served, ask, chat, complete, fold, refused, serve, stream
+from tests.api.serving import TEXT, Served, ask, chat, complete, events, fold, numbered, refused, serve, stream
 from tests.api.test_fields import BASE, CHAT, COMPLETIONS, EXAMPLES, REQUESTS, beside, rich, with_field
 from tests.fakes import BOS, END, TEMPLATE, ScriptedEngine, byte_tokenizer, chat_template
 
@@ -181,7 +181,7 @@ def test_tokens_can_be_written_as_ids_in_log_probabilities() -> None:
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
 def test_obfuscation_pads_every_chunk_to_a_multiple_of_64_bytes(path: str) -> None:
     body = BASE[path] | {"stream": True, "stream_options": {"include_obfuscation": True, "include_usage": True}}
-    frames = ask(serve("a bb ccc dddd"), path, body).text.split("\n\n")[:-2]
+    *frames, _ = numbered(ask(serve("a bb ccc dddd"), path, body).text)
     assert {len(frame + "\n\n") % 64 for frame in frames} == {0}
     padding = [json.loads(frame.removeprefix("data: "))["obfuscation"] for frame in frames]
     assert len(set(padding)) > 2
@@ -229,7 +229,7 @@ def test_at_the_deadline_a_request_ends_with_what_it_has(path: str, is_stream: b
     assert answer.status_code == 200
     assert not served.engine.in_flight
     if is_stream:
-        choices = fold(json.loads(frame.removeprefix("data: ")) for frame in answer.text.split("\n\n")[:-2])
+        choices = fold(events(answer.text))
         ends = {(choice["text"], choice["finish_reason"]) for choice in choices.values()}
     else:
         ends = {

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.api.serving import Served, ask, chat, listening, refused, serve, strict_json
+from tests.api.serving import Served, ask, chat, listening, numbered, refused, serve, strict_json
 from tests.api.test_openai_schemas import CHAT as CHAT_SCHEMA
 from tests.api.test_streams import BODIES, CHAT, MESSAGES
 
@@ -93,7 +93,7 @@ def test_an_answer_that_can_not_be_stored_is_an_error_and_not_a_promise(served: 
         db.execute("DROP TABLE chats")
     plain = ask(served, CHAT, HI | {"store": True})
     assert plain.headers["x-request-id"] in refused(plain, 500)["message"]
-    *_, error, done, _ = ask(served, CHAT, HI | {"store": True, "stream": True}).text.split("\n\n")
+    *_, error, done = numbered(ask(served, CHAT, HI | {"store": True, "stream": True}).text)
     assert error.startswith("event: error\n")
     assert "chats" not in error
     assert done == "data: [DONE]"

@@ -16,7 +16,7 @@ from server.api.exchange import Exchange
 from server.api.sse import EventStream, EventTemplate, event
 from server.errors import RequestError
 from server.protocol.chat_answer import ChatCompletionChunk, ChunkChoice, Delta
-from tests.api.serving import TEXT, Served, ask, events, listening, refused, serve
+from tests.api.serving import TEXT, Served, ask, events, listening, numbered, refused, serve
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
@@ -61,8 +61,8 @@ def test_st04_an_error_in_mid_stream_is_an_event_and_an_end(path: str) -> None:
     served.engine.fails_at = 2
     answer = ask(served, path, BODIES[path] | {"stream": True})
     assert answer.status_code == 200
-    *_, error, done, rest = answer.text.split("\n\n")
-    assert (done, rest) == ("data: [DONE]", "")
+    *_, error, done = numbered(answer.text)
+    assert done == "data: [DONE]"
     assert error.startswith("event: error\ndata: ")
     body = json.loads(error.split("data: ")[1])
     assert body["error"]["type"] == "server_error"
@@ -225,6 +225,7 @@ def test_streaming_really_streams() -> None:
             served.engine.gate.set()
             answer = await sending
             lines = answer.aiter_lines()
+            assert await anext(lines) == "id: 1"
             assert json.loads((await anext(lines)).removeprefix("data: "))["choices"][0]["text"] == "a"
             assert served.engine.num_tokens == 1
             await answer.aclose()

@@ -115,15 +115,24 @@ def test_a_resumable_stream_is_picked_up_through_either_process(clients: list[ht
             assert response.headers["x-request-id"] == name
             for _ in zip(range(10), response.iter_lines(), strict=False):
                 pass
-            again = clients[1 - begins].post("/v1/completions", json=body, headers=headers)
-            assert again.status_code == 400
-            assert again.json()["error"]["message"] == "a stream with this x-request-id still runs"
         for client in clients:
             with client.stream("GET", f"/v1/streams/{name}") as response:
                 assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
                 assert text_of(response.iter_lines()) == expected
             assert client.get(f"/v1/streams/{name}", headers={"last-event-id": "301"}).status_code in (200, 204)
             assert client.get("/v1/streams/another").status_code == 404
+
+
+def test_the_name_of_a_running_stream_is_taken_in_either_process(clients: list[httpx.Client]) -> None:
+    # Long, so that it still runs. One of the two keeps it, the other passes on what it is asked.
+    body = {**STORY, "stream": True, "max_tokens": 1900, "ignore_eos": True}
+    headers = {**RESUMABLE, "x-request-id": "taken"}
+    with clients[0].stream("POST", "/v1/completions", json=body, headers=headers) as response:
+        next(response.iter_lines())
+        for client in clients:
+            again = client.post("/v1/completions", json=body, headers=headers)
+            assert again.status_code == 400
+            assert again.json()["error"]["message"] == "a stream with this x-request-id still runs"
 
 
 def test_chats_that_one_stores_the_other_shows(clients: list[httpx.Client]) -> None:
