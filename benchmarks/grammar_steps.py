@@ -71,12 +71,11 @@ def decode_steps(runner: ModelRunner, constraint: Constraint | None) -> Iterator
 
 
 def main(model_dir: Path = BUNDLED) -> None:
-    runner, info = build_runner(
-        RunnerOptions(model_dir=str(model_dir), max_num_seqs=NUM_SEQS), lambda phase, share: None
-    )
+    runner, _ = build_runner(RunnerOptions(model_dir=str(model_dir), max_num_seqs=NUM_SEQS), lambda phase, share: None)
     tokenizer = Tokenizer.load(model_dir)
     tokens = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)]
-    compiler = Compiler(Vocabulary(tokens, sorted(tokenizer.special_ids), info.eos_token_ids))
+    assert tokenizer.eos_token_id is not None
+    compiler = Compiler(Vocabulary(tokens, sorted(tokenizer.special_ids), [tokenizer.eos_token_id]))
     constraints = {name: compiler.compile(grammar) for name, grammar in FORMS.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ["no form", *FORMS]}
     for _ in range(NUM_ROUNDS):
