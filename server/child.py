@@ -1,4 +1,4 @@
-"""How a child process learns of its parent's end."""
+"""How child processes are started, and how they learn of their parent's end."""
 
 import ctypes
 import os
@@ -7,6 +7,12 @@ import sys
 from threading import Thread
 
 _PR_SET_PDEATHSIG = 1
+
+
+def child_command(module: str, *arguments: str) -> list[str]:
+    """What runs a module of ours in another process of this interpreter."""
+    # -P: no import from the working directory, which may be a folder of somebody's models.
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def end_with_parent() -> None:

@@ -1,10 +1,26 @@
 """A ZeroMQ socket on the event loop."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
+import msgspec
 import zmq
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def decoded(decoder: "msgspec.msgpack.Decoder[T]", data: bytes, sender: str) -> T | None:
+    """The message; None, and a line in the log, for bytes that are no message of ours."""
+    try:
+        return decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        logger.error("event=bad_message_from_%s error=%r", sender, str(error))
+        return None
 
 
 class MessageSocket:

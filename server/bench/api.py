@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from server.bench.percentiles import percentile
 from server.bench.summary import duration
 from server.bench.table import table
 from server.bench.workload import Common, Shape, drawn
+from server.child import child_command
 from server.settings import variable
 
 _INPUT_LEN = 16
@@ -98,7 +98,7 @@ def _instant_server(num_api_processes: int, step_ms: int) -> Iterator[tuple[str,
     """Its URL and process id."""
     # As it is set up without any settings, whatever those of the shell are for.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(variable(""))}
-    command = [sys.executable, "-P", "-m", "server.bench.instant", str(num_api_processes), str(step_ms)]
+    command = child_command("server.bench.instant", str(num_api_processes), str(step_ms))
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -1,7 +1,6 @@
 """A load from several client processes at once."""
 
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from typing import IO
@@ -10,6 +9,7 @@ import msgspec
 
 from server.bench.answer import Seen
 from server.bench.load import LoadPlan
+from server.child import child_command
 from server.command import CommandFailed
 
 # Enough for each process to have read its line before the first request is due.
@@ -52,7 +52,7 @@ class _Client:
 
     def __init__(self, plan: LoadPlan) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "server.bench.load"],
+            child_command("server.bench.load"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             process_group=0,  # Ctrl-C is for this process, with which its input ends

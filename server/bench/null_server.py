@@ -15,6 +15,8 @@ from typing import cast
 
 import uvloop
 
+from server.child import child_command
+
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 # As long as an ordinary chunk.
 _CHUNK = (
@@ -31,7 +33,7 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 @contextmanager
 def null_server() -> Iterator[str]:
     """Its URL, while the block lasts."""
-    command = [sys.executable, "-P", "-m", "server.bench.null_server"]
+    command = child_command("server.bench.null_server")
     # In a group of its own: Ctrl-C is for this process, with which its input ends.
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from contextlib import suppress
@@ -16,8 +15,9 @@ from typing import Protocol, Self
 import msgspec
 import zmq
 
+from server.child import child_command
 from server.engine.messages import FromWorker, ToWorker, WorkerConfig
-from server.message_socket import MessageSocket
+from server.message_socket import MessageSocket, decoded
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ class Connection:
         self._directory = Path(tempfile.mkdtemp(prefix="nexttoken-"))
         self._address = f"ipc://{self._directory}/worker"
         self._process = subprocess.Popen(
-            # -P: no import from the working directory, which may be a folder of somebody's models.
-            [sys.executable, "-P", "-m", "server.engine.worker", self._address, msgspec.json.encode(config).decode()],
+            child_command("server.engine.worker", self._address, msgspec.json.encode(config).decode()),
             stdin=subprocess.PIPE,
             process_group=0,  # Ctrl-C is for this process; the worker ignores it, but not yet while it imports
         )
@@ -134,11 +133,7 @@ class Connection:
             await self._news
             timer.cancel()
         if self._received:
-            try:
-                return self._decoder.decode(self._received.popleft())
-            except msgspec.MsgspecError as error:
-                logger.error("event=bad_message_from_worker error=%r", str(error))
-                return None
+            return decoded(self._decoder, self._received.popleft(), "worker")
         if self._exited.done():
             raise WorkerDied(describe_exit(self._exited.result()))
         return None

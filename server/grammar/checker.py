@@ -5,7 +5,6 @@ import hashlib
 import os
 import select
 import subprocess
-import sys
 import time
 import weakref
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from queue import SimpleQueue
 import msgspec
 
 from model.grammar import Grammar, Verdict, Vocabulary
+from server.child import child_command
 from server.errors import QueueFull
 from server.grammar.frames import Answer, frame
 
@@ -123,7 +123,7 @@ class _Child:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "server.grammar.child"],
+            child_command("server.grammar.child"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a stack that overflows says so there

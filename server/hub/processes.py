@@ -5,7 +5,6 @@ import logging
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from itertools import count
@@ -14,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from model.errors import UnsupportedModel
+from server.child import child_command
 from server.engine.client import EngineClient
 from server.engine.connection import describe_exit
 from server.hub.dealer import Dealer
@@ -170,8 +170,7 @@ class _ApiProcess:
             fds = (dealt.fileno(), private.fileno())
             config = msgspec.structs.replace(config, dealt_fd=fds[0], private_fd=fds[1])
             self._process = subprocess.Popen(
-                # -P: no import from the working directory, which may be a folder of somebody's models.
-                [sys.executable, "-P", "-m", "server.hub.api_process"],
+                child_command("server.hub.api_process"),
                 stdin=subprocess.PIPE,
                 bufsize=0,  # what a dead one could not be told must not be tried again by `close`
                 pass_fds=fds,

@@ -30,7 +30,7 @@ from server.hub.messages import (
     ToApi,
     identity_of,
 )
-from server.message_socket import MessageSocket
+from server.message_socket import MessageSocket, decoded
 
 logger = logging.getLogger(__name__)
 
@@ -120,11 +120,7 @@ class Relay:
         if (peer := self._peers.get(identity)) is None:
             return
         peer.silence_s = 0.0
-        try:
-            message = self._decoder.decode(data)
-        except msgspec.MsgspecError as error:
-            logger.error("event=bad_message_from_api_process error=%r", str(error))
-            return
+        message = decoded(self._decoder, data, "api_process")
         match message:
             case Request():
                 self._admit(peer, message)

@@ -31,7 +31,7 @@ from server.hub.messages import (
     ToApi,
     identity_of,
 )
-from server.message_socket import MessageSocket
+from server.message_socket import MessageSocket, decoded
 from server.pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -160,11 +160,7 @@ class RemoteEngine:
             self.send(Abort(ids))
 
     def _take(self, parts: list[bytes]) -> None:
-        try:
-            message = self._decoder.decode(parts[0])
-        except msgspec.MsgspecError as error:
-            logger.error("event=bad_message_from_hub error=%r", str(error))
-            return
+        message = decoded(self._decoder, parts[0], "hub")
         match message:
             case News():
                 self._take_news(message)
