@@ -192,7 +192,7 @@ class _Tokens:
 
     def __call__(self, text: bytes) -> list[int]:
         # Asked where a grammar forces the next bytes, which ours never do.
-        raise NotImplementedError
+        raise AssertionError("a grammar forces bytes")
 
 
 # Where a grammar forces the next bytes the library would allow one spelling of them alone; so all tokens that spell
