@@ -13,6 +13,7 @@ from model.kernels.triton.proof import sampling_check
 from model.kernels.triton.sampler import TritonSampler
 from model.sampler import Sampler
 from tests.gpu.interpreted import CPU
+from tests.sampler.drawing import all_params, drawn
 
 INF = float("inf")
 NUM_ROWS = 6
@@ -22,27 +23,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:overflow encountered"),
 ]
 
-all_params = st.builds(
-    SamplingParams,
-    max_tokens=st.just(9),
-    seed=st.integers(0, 2**64 - 1),
-    temperature=st.sampled_from([0.0, 1e-6, 0.3, 1.0, 2.0]),
-    top_k=st.sampled_from([0, 1, 5, 40, 10**6]),
-    top_p=st.sampled_from([1e-10, 0.5, 0.95, 1.0]),
-    min_p=st.sampled_from([0.0, 0.02, 1.0]),
-    typical_p=st.sampled_from([0.3, 0.9, 1.0, 1.0]),
-)
-
 
 class SmallTiles(TritonSampler):
     block = 32
-
-
-def drawn(sampler: Sampler, logits_RV: Tensor, params: list[SamplingParams]) -> list[int]:
-    slots = list(range(len(params)))
-    sampler.join([Join(slot, [0, 1], 2, slot, how) for slot, how in zip(slots, params, strict=True)])
-    tokens_SL = torch.zeros(NUM_ROWS, 16, dtype=torch.int32)
-    return sampler.sample(logits_RV.clone(), slots, [2] * len(params), tokens_SL).token_ids_R.tolist()
 
 
 def draws_of_both(logits_RV: Tensor, params: list[SamplingParams]) -> list[list[int]]:

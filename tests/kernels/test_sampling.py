@@ -7,34 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.batch import NO_TOKEN, Join, SamplingParams
+from model.batch import NO_TOKEN, SamplingParams
 from model.constraint import mask_bytes
 from model.kernels.cpu.sampler import CpuSampler
 from model.sampler import Sampler
 from model.slot_matchers import TokenMasks
 from tests.kernels.levels import each_level, kernels, needs_kernels
+from tests.sampler.drawing import all_params, drawn
 
 pytestmark = needs_kernels
 NUM_ROWS = 8
 INF = float("inf")
-
-all_params = st.builds(
-    SamplingParams,
-    max_tokens=st.just(9),
-    seed=st.integers(0, 2**64 - 1),
-    temperature=st.sampled_from([0.0, 1e-6, 0.3, 1.0, 2.0]),
-    top_k=st.sampled_from([0, 1, 5, 40, 10**6]),
-    top_p=st.sampled_from([1e-10, 0.5, 0.95, 1.0]),
-    min_p=st.sampled_from([0.0, 0.02, 1.0]),
-    typical_p=st.sampled_from([0.3, 0.9, 1.0]),
-)
-
-
-def drawn(sampler: Sampler, logits_RV: Tensor, params: list[SamplingParams]) -> list[int]:
-    slots = list(range(len(params)))
-    sampler.join([Join(slot, [0, 1], 2, slot, how) for slot, how in zip(slots, params, strict=True)])
-    tokens_SL = torch.zeros(NUM_ROWS, 16, dtype=torch.int32)
-    return sampler.sample(logits_RV.clone(), slots, [2] * len(params), tokens_SL).token_ids_R.tolist()
 
 
 def draws_of_both(level: str, num_threads: int, logits_RV: Tensor, params: list[SamplingParams]) -> list[list[int]]:
