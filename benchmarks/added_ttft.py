@@ -12,10 +12,7 @@ import re
 import socket
 import sys
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from server.bench.percentiles import percentile
 
@@ -46,15 +43,20 @@ def ask(connection: socket.socket, prompt: list[int]) -> tuple[float, float]:
     return ttft_s * 1e3, float(prefill[1])
 
 
-def main(url: str = URL, num_requests: str = "200", prompt_len: str = "16") -> None:
-    """Measure, and print a line for each percentile."""
+def first_tokens(url: str, num_requests: int, prompt_len: int) -> list[tuple[float, float]]:
+    """Of each request, milliseconds to its first token and of the step."""
     target = urlsplit(url)
     rng = random.Random()
     with socket.create_connection((target.hostname, target.port or 80)) as connection:
-        prompts = [[rng.randrange(3, MAX_TOKEN_ID) for _ in range(int(prompt_len))] for _ in range(int(num_requests))]
+        prompts = [[rng.randrange(3, MAX_TOKEN_ID) for _ in range(prompt_len)] for _ in range(num_requests)]
         for prompt in prompts[:NUM_WARM_UP]:
             ask(connection, prompt[::-1])
-        seen = [ask(connection, prompt) for prompt in prompts]
+        return [ask(connection, prompt) for prompt in prompts]
+
+
+def main(url: str = URL, num_requests: str = "200", prompt_len: str = "16") -> None:
+    """Measure, and print a line for each percentile."""
+    seen = first_tokens(url, int(num_requests), int(prompt_len))
     print("  %   TTFT ms   step   added")
     for percent in (50, 90, 99):
         ttft, step = (percentile(column, percent) for column in zip(*seen, strict=True))

@@ -30,6 +30,9 @@ SHAPES = {
     },
 }
 
+SPECIAL_TOKENS = ("<s>", "</s>")
+"""Of ids 0 and 1: the beginning and the end of a text."""
+
 
 def make_model(shape: str, directory: Path, seed: int = 0, num_layers: int | None = None) -> None:
     """Write the checkpoint, in bfloat16, unless it is there; with so many layers rather than those of the shape."""
@@ -41,17 +44,21 @@ def make_model(shape: str, directory: Path, seed: int = 0, num_layers: int | Non
     )
     config.num_hidden_layers = num_layers or config.num_hidden_layers
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: i for i, letter in enumerate(alphabet)}
+    # Special ones first, where the config has them.
+    tokens = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
     # llama.cpp reads no tokenizer without a merge.
-    vocabulary["\u0120w"] = len(alphabet)
+    vocabulary["\u0120w"] = len(tokens)
     # A word for every other id, so that each token has a text and comes in a chunk of its own.
     vocabulary |= {f"\u0120w{i}": i for i in range(len(vocabulary), config.vocab_size)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("\u0120", "w")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    beginning, end = SPECIAL_TOKENS
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": beginning, "eos_token": end}
+    (directory / "tokenizer_config.json").write_text(json.dumps(named))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from added_ttft import first_tokens
 from make_model import SHAPES, make_model
 from servers import ROOT, environment, free_port, running
 from spread import spread
+
+from server.bench.percentiles import percentile
 
 P50, _, P99 = range(3)
 CLI = [sys.executable, "-m", "server.cli"]
@@ -86,14 +89,13 @@ def http(turn: Round) -> Figures:
 
 
 def ttft(turn: Round) -> Figures:
-    """What the server adds to the prefill of a short prompt."""
+    """What the server adds to the step that computes a first token, of prompts of 16 tokens."""
     with turn.server("--no-speculation") as load:
-        found = load("--concurrency 1 --requests 300 --input-len 16 --output-len 1")["ttft_ms"]
-    (case,) = turn.engine("--batch 1 --context 16")
-    prefill_ms = 16 / case["prefill_tokens_per_s"] * 1e3
-    yield "prefill of 16 tokens in the engine, ms", prefill_ms
-    yield "added until the first token, p50, ms", found[P50] - prefill_ms
-    yield "added until the first token, p99, ms", found[P99] - prefill_ms
+        seen = first_tokens(load.url, 300, 16)
+    added = [ttft_ms - step_ms for ttft_ms, step_ms in seen]
+    yield "the step, p50, ms", percentile([step_ms for _, step_ms in seen], 50)
+    yield "added, p50, ms", percentile(added, 50)
+    yield "added, p99, ms", percentile(added, 99)
 
 
 def gaps(turn: Round) -> Figures:
