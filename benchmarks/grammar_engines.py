@@ -4,10 +4,12 @@ import random
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from model.constraint import Compiler, Constraint, GrammarError, Matcher, MatchError, mask_bytes
+from model.gbnf import GbnfError, as_lark
 from model.grammar import Grammar, Vocabulary
 
 BUNDLED = Path(__file__).parent.parent / "model" / "demo" / "bundled"
@@ -48,8 +50,10 @@ class Llguidance:
 
     def compile(self, grammar: Grammar) -> Constraint:
         try:
+            if grammar.kind == "lark":
+                grammar = msgspec.structs.replace(grammar, text=as_lark(grammar.text))
             return self._compiler.compile(grammar)
-        except GrammarError as error:
+        except (GrammarError, GbnfError) as error:
             raise Refused(str(error)) from None
 
     def start(self, compiled: Constraint) -> Text:
@@ -90,7 +94,7 @@ class Xgrammar:
                     return self._compiler.compile_json_schema(grammar.text, strict_mode=False)
                 case "regex":
                     return self._compiler.compile_regex(grammar.text)
-                case "ebnf":
+                case "lark":
                     return self._compiler.compile_grammar(grammar.text)
         except (RuntimeError, ValueError) as error:
             raise Refused(str(error)) from None

@@ -15,6 +15,7 @@ from model.batch import SamplingParams
 from model.build import build_runner
 from model.constraint import Compiler, Constraint
 from model.description import RunnerOptions
+from model.gbnf import lark_from_gbnf
 from model.grammar import Grammar, Vocabulary
 from model.runner import ModelRunner
 from server.engine.scheduler import Scheduler, SchedulerLimits
@@ -46,8 +47,8 @@ FORMS = {
     "regex": Grammar("regex", "[a-z ]+"),
     "counted regex": Grammar("regex", "[a-z ]{500,}"),
     "counted words": Grammar("regex", "([a-z]+ ){100,300}"),
-    "grammar in Lark": Grammar("ebnf", 'start: item ("," item)*\nitem: /[a-z]+/ | "(" start ")"'),
-    "grammar in GBNF": Grammar("ebnf", 'root ::= item ("," item)*\nitem ::= [a-z]+ | "(" root ")"'),
+    "grammar in Lark": Grammar("lark", 'start: item ("," item)*\nitem: /[a-z]+/ | "(" start ")"'),
+    "grammar in GBNF": Grammar("lark", lark_from_gbnf('root ::= item ("," item)*\nitem ::= [a-z]+ | "(" root ")"')),
 }
 
 

@@ -138,7 +138,7 @@ def compare_speed(name: str, vocabulary: Vocabulary) -> None:
 
 def hostile_grammars() -> list[Grammar]:
     """As they come, without the limits of the server's door."""
-    kinds = {"guided_json": "json_schema", "guided_regex": "regex", "guided_grammar": "ebnf"}
+    kinds = {"guided_json": "json_schema", "guided_regex": "regex", "guided_grammar": "lark"}
     found = []
     for body in bodies():
         for field, kind in kinds.items():

@@ -8,7 +8,6 @@ from typing import NoReturn, Protocol
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
-from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
 from model.grammar import Grammar, Vocabulary, json_term
@@ -201,7 +200,7 @@ _OPTIONS = '\n%llguidance {"no_forcing": true}\n'
 
 
 def _source(grammar: Grammar) -> str:
-    """The grammar in the library's notation, which is a kind of Lark's. Raises GrammarError."""
+    """The grammar in the library's notation, which is a kind of Lark's."""
     match grammar.kind:
         case "json_schema":
             return _json_source(json.loads(grammar.text), grammar.is_lenient)
@@ -211,8 +210,6 @@ def _source(grammar: Grammar) -> str:
             return (f"start: /{pattern}/" if pattern else 'start: ""') + _OPTIONS
         case "lark":
             return grammar.text + _OPTIONS
-        case "ebnf":
-            return _to_lark(grammar.text) + _OPTIONS
 
 
 def _json_source(schema: object, is_lenient: bool) -> str:
@@ -224,13 +221,6 @@ def _without_anchors(regex: str) -> str:
     regex = regex.removeprefix("^")
     num_backslashes = len(regex[:-1]) - len(regex[:-1].rstrip("\\"))
     return regex[:-1] if regex.endswith("$") and num_backslashes % 2 == 0 else regex
-
-
-def _to_lark(text: str) -> str:
-    try:
-        return any_to_lark(text)
-    except Exception as error:  # the converter raises nothing narrower
-        raise GrammarError(_first_line(str(error))) from None
 
 
 def _first_line(error: str) -> str:

@@ -15,14 +15,13 @@ _JSON_WHITESPACE = r"\x20|\x0A(\x20{0,24}|\x09{0,8})"
 class Grammar(msgspec.Struct, frozen=True):
     """The set of texts that a request allows."""
 
-    kind: Literal["json_schema", "regex", "lark", "ebnf"]
-    """`ebnf` is Lark's notation or, where no rule is called `start`, llama.cpp's GBNF."""
+    kind: Literal["json_schema", "regex", "lark"]
     text: str
     is_lenient: bool = False
     """Of a JSON schema: keywords that can't be enforced are left out, each with a warning, instead of refused."""
 
 
-ANYTHING = Grammar("ebnf", "start: <[*]>*")
+ANYTHING = Grammar("lark", "start: <[*]>*")
 """Allows every token everywhere."""
 
 

@@ -56,7 +56,7 @@ async def answer_form(
     param = form.param if form is not None and not tools.offers else tools.param
     if len(text) > MAX_GRAMMAR_CHARS:
         raise _too_large(param)
-    whole = Form(param, Grammar("ebnf", text))
+    whole = Form(param, Grammar("lark", text))
     try:
         warnings += await door.check(whole, model)
     except InvalidRequest:

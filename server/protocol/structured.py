@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, JsonValue, PrivateAttr
 
 from model.exact_schema import find_gaps
+from model.gbnf import GbnfError, as_lark
 from model.grammar import Grammar
 from server.errors import InvalidRequest
 from server.protocol.closed_schema import closed
@@ -15,7 +16,7 @@ from server.protocol.wire import Refusal, WireModel
 
 # What one grammar may be; more takes seconds to compile.
 MAX_GRAMMAR_CHARS = 256 * 1024
-# Rewritten from GBNF by Python code, for which the step loop must not wait.
+# Read by Python code, which takes a hundred times as long as the library.
 MAX_EBNF_CHARS = 32 * 1024
 MAX_SCHEMA_DEPTH = 64
 MAX_SCHEMA_REFS = 1000
@@ -155,8 +156,16 @@ def _forms(
     if choices is not None:
         forms.append(Form(f"{prefix}choice", Grammar("regex", _one_of(choices, f"{prefix}choice"))))
     if grammar is not None:
-        forms.append(Form(f"{prefix}grammar", Grammar("ebnf", grammar)))
+        forms.append(Form(f"{prefix}grammar", _grammar(grammar, f"{prefix}grammar")))
     return forms
+
+
+def _grammar(text: str, param: str) -> Grammar:
+    """Raises InvalidRequest for GBNF that can't be read; Lark's notation is read when it's compiled."""
+    try:
+        return Grammar("lark", as_lark(text))
+    except GbnfError as error:
+        raise InvalidRequest(str(error), param=param) from None
 
 
 def schema_form(schema: JsonSchema | str, param: str, *, is_lenient: bool = False) -> Form:

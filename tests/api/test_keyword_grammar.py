@@ -39,7 +39,7 @@ def schema_of(values: list[dict], num_required: int) -> dict:
 def test_whatever_is_written_is_read_as_arguments_of_the_schema(values: list, num_required: int, seed: int) -> None:
     schema = schema_of(values, num_required)
     term = keyword_term(Grammar("json_schema", json.dumps(schema)))
-    text, is_complete = write(compiled("ebnf", f'start: "[f(" {term} ")]"'), seed, max_tokens=300)
+    text, is_complete = write(compiled("lark", f'start: "[f(" {term} ")]"'), seed, max_tokens=300)
     if is_complete:
         [(name, arguments)] = split(text.decode(), "pythonic").called
         assert name == "f"
@@ -48,7 +48,7 @@ def test_whatever_is_written_is_read_as_arguments_of_the_schema(values: list, nu
 
 def test_any_choice_of_optional_keywords_can_be_written() -> None:
     schema = schema_of([{"const": 1}] * 3, 0)
-    constraint = compiled("ebnf", f"start: {keyword_term(Grammar('json_schema', json.dumps(schema)))}")
+    constraint = compiled("lark", f"start: {keyword_term(Grammar('json_schema', json.dumps(schema)))}")
     found = {write(constraint, seed)[0].decode() for seed in range(200)}
     assert found == {
         ", ".join(f"p{i}=1" for i in np.flatnonzero([bits >> i & 1 for i in range(3)])) for bits in range(8)

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from model.gbnf import lark_from_gbnf
 from model.grammar import Grammar
 from server.app import create_app
 from server.served import ServedModel, ServedModels
@@ -49,12 +50,12 @@ MEANINGS: list[tuple[dict[str, object], Grammar | None]] = [
     ({"guided_json": json.dumps(SCHEMA)}, OF_SCHEMA),
     ({"guided_regex": "[a-z]+"}, Grammar("regex", "[a-z]+")),
     ({"guided_choice": ["yes", "n.o"]}, Grammar("regex", "yes|n\\x{2E}o")),
-    ({"guided_grammar": 'root ::= "a"'}, Grammar("ebnf", 'root ::= "a"')),
+    ({"guided_grammar": 'root ::= "a"'}, Grammar("lark", lark_from_gbnf('root ::= "a"'))),
     ({"guided_json": None, "structured_outputs": None}, None),
     ({"structured_outputs": {"json": SCHEMA}}, OF_SCHEMA),
     ({"structured_outputs": {"regex": "[a-z]+"}}, Grammar("regex", "[a-z]+")),
     ({"structured_outputs": {"choice": ["ü"]}}, Grammar("regex", "\\x{FC}")),
-    ({"structured_outputs": {"grammar": 'start: "a"'}}, Grammar("ebnf", 'start: "a"')),
+    ({"structured_outputs": {"grammar": 'start: "a"'}}, Grammar("lark", 'start: "a"')),
     ({"structured_outputs": {"json_object": True}}, OBJECT),
     ({"response_format": {"type": "text"}}, None),
     ({"response_format": {"type": "json_object"}}, OBJECT),

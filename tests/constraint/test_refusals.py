@@ -25,16 +25,13 @@ FAULTS = {
     "list": ("json_schema", [1], "at /:", "object or boolean"),
     "bracket": ("regex", "a(b", "character 2", "unclosed group"),
     "look-around": ("regex", "a(?=b)c", "character 2", "look-around"),
-    "gbnf": ("ebnf", "root ::= (", "line 1", "')'"),
-    "undefined": ("ebnf", "root ::= undefined_rule", "undefined_rule", "not found"),
-    "undefined in lark": ("ebnf", 'start: "a"\n  | other', "at 1(", "other"),
-    "no root": ("ebnf", "a ::= b\nb ::= a", "root", "No"),
-    "empty": ("ebnf", "", "root", "No"),
-    "endless": ("ebnf", 'root ::= root "a"', "no text", "needs itself"),
-    "circle": ("ebnf", "root ::= a\na ::= b\nb ::= a", "no text", "needs itself"),
-    "dead end": ("ebnf", 'root ::= "a" x\nx ::= x "c"', "no text", "needs itself"),
-    "items": ("ebnf", "start: " + '"a" | ' * 5000 + '"b"', "too complex", "5001 items"),
-    "nested": ("ebnf", "start: " + "(" * 900 + '"a"' + ")" * 900, "nested", "deeply"),
+    "undefined": ("lark", 'start: "a"\n  | other', "in line", "other"),
+    "no start": ("lark", 'a: "a"', "no start rule", "found"),
+    "endless": ("lark", 'start: start "a"', "no text", "needs itself"),
+    "circle": ("lark", "start: a\na: b\nb: a", "no text", "needs itself"),
+    "dead end": ("lark", 'start: "a" x\nx: x "c"', "no text", "needs itself"),
+    "items": ("lark", "start: " + '"a" | ' * 5000 + '"b"', "too complex", "5001 items"),
+    "nested": ("lark", "start: " + "(" * 900 + '"a"' + ")" * 900, "nested", "deeply"),
 }
 
 
@@ -78,9 +75,9 @@ def test_a_schema_can_not_set_the_compiler_s_own_options() -> None:
 
 def test_gr04_what_came_before_changes_no_verdict() -> None:
     compiler = Compiler(BYTES)
-    broken = [Grammar("ebnf", "root ::= ("), Grammar("ebnf", "root ::= undefined_rule")]
+    broken = [Grammar("lark", "start: ("), Grammar("lark", "start: undefined_rule")]
     for grammar in [*broken, *reversed(broken)]:
-        compiler.compile(Grammar("ebnf", 'root ::= "a"'))
+        compiler.compile(Grammar("lark", 'start: "a"'))
         with pytest.raises(GrammarError):
             compiler.compile(grammar)
 

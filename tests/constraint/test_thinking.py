@@ -49,7 +49,7 @@ class Model:
         plan = ChannelPlan(TAGS_OF, tool_format, frozenset(PARAMETERS), is_thinking=is_thinking, max_calls=1)
         rules = AnswerRules(plan, PARAMETERS if tool_format else {}, **options)
         text = answer_grammar(rules, self.tokenizer.ids_of(plan.marks))
-        return self.compiler.compile(ANYTHING if text is None else Grammar("ebnf", text))
+        return self.compiler.compile(ANYTHING if text is None else Grammar("lark", text))
 
     def budget(self, max_tokens: int, is_open: bool) -> ThinkingBudget:
         closing_ids = tuple(self.tokenizer.encode_continuation(TAGS_OF.closing))

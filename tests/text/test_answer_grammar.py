@@ -29,7 +29,7 @@ def compiler() -> Compiler:
 
 def allows(compiler, grammar, text, special):
     """How much of the text the grammar lets a model write, and whether the answer may end after all of it."""
-    matcher = compiler.compile(Grammar("ebnf", grammar)).start()
+    matcher = compiler.compile(Grammar("lark", grammar)).start()
     row_W = np.zeros(mask_bytes(256 + 1 + len(SPECIAL)), dtype=np.uint8)
     position = 0
     while position < len(text):

@@ -1,0 +1,226 @@
+"""Which parts of a grammar can be lexemes: texts that a lexer, which always takes the longest, cuts rightly.
+
+The cost of following a grammar is one of its lexemes. Parts without recursion, the largest there are, are taken for
+lexemes first. One of them is wrong if a text of a lexeme could be followed by a character with which that one would go
+on (as `[a-z]+` in `[a-z]+ "e"`): it's cut into its parts, in the end into characters, which are never wrong.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import reduce
+
+from model.gbnf.automaton import Automaton, Effort
+from model.gbnf.syntax import Char, Choice, Expression, Lexeme, Ref, Repeat, Rules, Sequence
+
+# Of rules in rules, all of which are part of one lexeme.
+_MAX_DEPTH = 32
+
+
+def find_lexemes(rules: Rules) -> Rules:
+    """The rules in which each character is part of a lexeme.
+
+    Of a grammar for which that takes too much effort, each character is one.
+    """
+    regular = _without_recursion(rules)
+    effort = Effort()
+    try:
+        parts = {name: _marked(rule, regular) for name, rule in rules.items() if name not in regular or name == "root"}
+        while wrong := _wrong(parts, rules, effort):
+            parts = {name: _cut(part, wrong, rules) for name, part in parts.items()}
+    except Effort.Exhausted:
+        return {name: _marked(rule, set(), are_chars=True) for name, rule in rules.items()}
+    return parts
+
+
+def _without_recursion(rules: Rules) -> set[str]:
+    """Rules that lead to no recursion, and not to others more than `_MAX_DEPTH` deep."""
+    open_refs = {name: set(_refs(rule)) for name, rule in rules.items()}
+    used_in = defaultdict(list)
+    for name, refs in open_refs.items():
+        for ref in refs:
+            used_in[ref].append(name)
+    depths: dict[str, int] = {}
+    ready = [name for name, refs in open_refs.items() if not refs]
+    while ready:
+        name = ready.pop()
+        depths[name] = 1 + max((depths[ref] for ref in _refs(rules[name])), default=0)
+        for user in used_in[name]:
+            open_refs[user].discard(name)
+            if not open_refs[user]:
+                ready.append(user)
+    return {name for name, depth in depths.items() if depth <= _MAX_DEPTH}
+
+
+def _refs(expression: Expression) -> Iterator[str]:
+    if isinstance(expression, Ref):
+        yield expression.name
+    for part in _parts(expression):
+        yield from _refs(part)
+
+
+def _parts(part: Expression) -> tuple[Expression, ...]:
+    match part:
+        case Sequence(parts) | Choice(parts):
+            return parts
+        case Repeat(of):
+            return (of,)
+    return ()
+
+
+def _marked(expression: Expression, regular: set[str], *, are_chars: bool = False) -> Expression:
+    """The expression with its largest parts that have no recursion as lexemes, or its characters."""
+
+    def is_regular(part: Expression) -> bool:
+        if isinstance(part, Ref):
+            return part.name in regular
+        return not are_chars and all(map(is_regular, _parts(part)))
+
+    def marked(part: Expression) -> Expression:
+        if isinstance(part, Char) or is_regular(part):
+            return Lexeme(part)
+        match part:
+            case Sequence(parts):
+                return Sequence(tuple(runs(parts)))
+            case Choice(options):
+                return Choice(tuple(map(marked, options)))
+            case Repeat(of, least, most):
+                return Repeat(marked(of), least, most)
+        return part
+
+    def runs(parts: Iterable[Expression]) -> Iterator[Expression]:
+        run: list[Expression] = []
+        for part in parts:
+            if is_regular(part):
+                run.append(part)
+                continue
+            yield from joined(run)
+            run = []
+            yield marked(part)
+        yield from joined(run)
+
+    def joined(run: list[Expression]) -> list[Expression]:
+        return [Lexeme(run[0] if len(run) == 1 else Sequence(tuple(run)))] if run else []
+
+    return marked(expression)
+
+
+def _cut(part: Expression, wrong: set[Lexeme], rules: Rules) -> Expression:
+    """The part with these lexemes cut, each once."""
+    match part:
+        case Lexeme(of):
+            return _pieces(of, rules) if part in wrong else part
+        case Sequence(parts):
+            return Sequence(tuple(_cut(inner, wrong, rules) for inner in parts))
+        case Choice(options):
+            return Choice(tuple(_cut(inner, wrong, rules) for inner in options))
+        case Repeat(of, least, most):
+            return Repeat(_cut(of, wrong, rules), least, most)
+    return part
+
+
+def _pieces(of: Expression, rules: Rules) -> Expression:
+    match of:
+        case Ref(name):
+            return _pieces(rules[name], rules)
+        case Sequence(parts) if all(isinstance(part, Char) for part in parts) or len(parts) == 2:
+            return Sequence(tuple(map(Lexeme, parts)))
+        case Sequence(parts):
+            return Sequence((Lexeme(Sequence(parts[:-1])), Lexeme(parts[-1])))
+        case Choice(options):
+            return Choice(tuple(map(Lexeme, options)))
+        case Repeat(inner, least, most):
+            return Repeat(Lexeme(inner), least, most)
+    return Lexeme(of)
+
+
+def _wrong(parts: Rules, rules: Rules, effort: Effort) -> set[Lexeme]:
+    """Lexemes that would go on where another one, or they themselves, may end."""
+    lexemes = list(dict.fromkeys(lexeme for part in parts.values() for lexeme in _lexemes(part)))
+    automaton = Automaton([lexeme.of for lexeme in lexemes], rules, effort)
+    follow = _Follow(parts, lexemes, automaton, effort).follow
+    return {lexemes[index] for index in automaton.too_long(follow)}
+
+
+def _lexemes(part: Expression) -> Iterator[Lexeme]:
+    if isinstance(part, Lexeme):
+        yield part
+    for inner in _parts(part):
+        yield from _lexemes(inner)
+
+
+class _Follow:
+    """The characters, as sets of the automaton's, that may come after each lexeme."""
+
+    def __init__(self, parts: Rules, lexemes: list[Lexeme], automaton: Automaton, effort: Effort) -> None:
+        self.parts = parts
+        self.numbers = {lexeme: number for number, lexeme in enumerate(lexemes)}
+        self.automaton = automaton
+        self.effort = effort
+        self.users = defaultdict[str, set[str]](set)
+        for name, part in parts.items():
+            for ref in _refs(part):
+                self.users[ref].add(name)
+        self.firsts = dict.fromkeys(parts, 0)
+        self.can_be_empty = dict.fromkeys(parts, False)
+        self._find_firsts()
+        self.after_rule = dict.fromkeys(parts, 0)
+        self.follow = [0] * len(lexemes)
+        self.changed = set(parts)
+        while self.changed:
+            name = self.changed.pop()
+            self._go_through(parts[name], self.after_rule[name])
+
+    def _find_firsts(self) -> None:
+        changed = set(self.parts)
+        while changed:
+            name = changed.pop()
+            found = self._first(self.parts[name])
+            if found != (self.firsts[name], self.can_be_empty[name]):
+                self.firsts[name], self.can_be_empty[name] = found
+                changed |= self.users[name]
+
+    def _first(self, part: Expression) -> tuple[int, bool]:
+        """The characters with which its texts may begin, and whether one is empty."""
+        self.effort.spend(1)
+        match part:
+            case Lexeme():
+                return self.automaton.begin(self.numbers[part])
+            case Ref(name):
+                return self.firsts[name], self.can_be_empty[name]
+            case Repeat(of, least, most):
+                first, is_empty = self._first(of)
+                return (0, True) if most == 0 else (first, is_empty or least == 0)
+            case Choice(options):
+                found = [self._first(option) for option in options]
+                return reduce(int.__or__, (first for first, _ in found)), any(is_empty for _, is_empty in found)
+            case Sequence(inner):
+                firsts = 0
+                for one in inner:
+                    first, is_empty = self._first(one)
+                    firsts |= first
+                    if not is_empty:
+                        return firsts, False
+                return firsts, True
+        raise AssertionError("characters are in lexemes")
+
+    def _go_through(self, part: Expression, after: int) -> None:
+        """Note what follows the lexemes and rules of a part, after which these characters may come."""
+        self.effort.spend(1)
+        match part:
+            case Lexeme():
+                self.follow[self.numbers[part]] |= after
+            case Ref(name):
+                if after & ~self.after_rule[name]:
+                    self.after_rule[name] |= after
+                    self.changed.add(name)
+            case Repeat(of, _, most):
+                again = 0 if most in (0, 1) else self._first(of)[0]
+                self._go_through(of, after | again)
+            case Choice(options):
+                for option in options:
+                    self._go_through(option, after)
+            case Sequence(inner):
+                for one in reversed(inner):
+                    self._go_through(one, after)
+                    first, is_empty = self._first(one)
+                    after = first | after if is_empty else first
