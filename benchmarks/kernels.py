@@ -64,7 +64,7 @@ def best_of_each(*functions: Callable[[], object]) -> list[float]:
 def products(kernels: CpuKernels) -> None:
     weight = torch.randn(OUTPUTS, INPUTS)
     probe = torch.zeros(2**25, dtype=torch.int64)  # 256 MiB: larger than any cache
-    ours = {name: CpuLinear(kernels, pack(weight, name)) for name in LINE_INPUTS}
+    ours = {name: CpuLinear(kernels, pack(kernels, weight, name)) for name in LINE_INPUTS}
     theirs = {"float32": weight, "bfloat16": weight.bfloat16()}
     print(f"\nproducts with {OUTPUTS} x {INPUTS} weights: ms (GB/s of weights, GFLOP/s); below each torch's own\n")
     print("| weights |", " | ".join(f"{rows} rows" for rows in ROWS), "|\n|---|" + "---|" * len(ROWS))

@@ -63,7 +63,8 @@ def _products(
         yield f"torch, {str(dtype).removeprefix('torch.')}", partial(torch.mm, x.to(dtype), weight.to(dtype).T)
     if device.type == "cpu" and unavailable() is None:
         kernels = CpuKernels(num_threads)
-        yield f"own {kernels.level}, {weight_format}", partial(CpuLinear(kernels, pack(weight, weight_format)), x)
+        linear = CpuLinear(kernels, pack(kernels, weight, weight_format))
+        yield f"own {kernels.level}, {weight_format}", partial(linear, x)
 
 
 def _best_time(function: Callable[[], object], device: torch.device) -> float:

@@ -28,7 +28,7 @@ X86_LEVELS = {
     "avx512bf16": (*_AVX512, "-mavx512bf16", "-mavx512vnni"),
 }
 ONCE = ("context.cpp", "dispatch.cpp", "layers.cpp")
-EACH_LEVEL = ("linear.cpp", "attention.cpp", "sampling.cpp")
+EACH_LEVEL = ("linear.cpp", "attention.cpp", "sampling.cpp", "packing.cpp")
 
 
 def main() -> int:

@@ -9,9 +9,10 @@
   void norm_##level(Context*, const float*, float, int64_t, const float*, int64_t, float*); \
   void attention_##level(Context*, const Heads*, const Rows*, const Projections*, float*);  \
   void choose_##level(Context*, const Choices*);                                            \
-  void forbid_##level(Context*, const Masks*);
+  void forbid_##level(Context*, const Masks*);                                              \
+  void pack_##level(Context*, const Packing*);
 
-#define TABLE(level) {linear_##level, norm_##level, attention_##level, choose_##level, forbid_##level}
+#define TABLE(level) {linear_##level, norm_##level, attention_##level, choose_##level, forbid_##level, pack_##level}
 
 DECLARE(plain)
 #if defined(__x86_64__)
@@ -88,6 +89,10 @@ void nexttoken_choose(const Level* level, Context* context, const Choices* choic
 
 void nexttoken_forbid(const Level* level, Context* context, const Masks* masks) {
   level->kernels.forbid(context, masks);
+}
+
+void nexttoken_pack(const Level* level, Context* context, const Packing* packing) {
+  level->kernels.pack(context, packing);
 }
 
 void nexttoken_attention(const Level* level, Context* context, const Heads* heads, const Rows* rows,

@@ -85,6 +85,18 @@ struct Masks {
   float* logits;          // [row][vocab_size]
 };
 
+// A matrix that is to be packed: layout.py says how.
+struct Packing {
+  const void* weight;  // [row][num_inputs]
+  Format stored;       // of `weight`: FLOAT32 or BFLOAT16
+  Format format;       // of `lines`
+  const int64_t* rows;  // [num_panels * 16]: which row each output is, -1 for zeros
+  int64_t num_panels;
+  int64_t num_inputs;
+  void* lines;
+  uint16_t* scale;  // INT8 and INT4 alone
+};
+
 // One layer of the transformer: x += output(attention(qkv(x))), then x += down(gate_up(x)), norms within.
 struct Layer {
   const Linear* qkv;
@@ -99,6 +111,7 @@ struct Kernels {
   void (*attention)(Context*, const Heads*, const Rows*, const Projections*, float* out);
   void (*choose)(Context*, const Choices*);
   void (*forbid)(Context*, const Masks*);
+  void (*pack)(Context*, const Packing*);
 };
 
 // All layers, one after the other, on x [token][hidden size].

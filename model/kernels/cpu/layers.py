@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model.attention.base import StepTensors
 from model.attention.cpu import CpuAttention
 from model.config import Activation
-from model.kernels.cpu.layout import PackedWeight, WeightFormat, interleaved, pack, padded_bias
+from model.kernels.cpu.layout import PackedWeight, WeightFormat, interleaved, interleaved_rows, pack, padded_bias
 from model.kernels.cpu.library import ACTIVATIONS, EPILOGUES, FORMATS, CpuKernels, LayerArguments, LinearArguments
 from model.layers.attention import Attention
 from model.layers.embedding import Embedding
@@ -41,7 +41,7 @@ class CpuLinear:
     ) -> None:
         """`bias` is in the order of the packed rows, padded to whole panels."""
         self.kernels = kernels
-        self.weight = weight = weight.kept_in(kernels.pages)
+        self.weight = weight
         self.num_outputs = weight.num_outputs // 2 if epilogue == "gated" else weight.num_outputs
         self._bias = None if bias is None else bias.float().contiguous()
         self._norm = None if norm is None else norm.weight.float().contiguous()
@@ -81,11 +81,12 @@ class CpuBlock(nn.Module):
         super().__init__()
 
         def packed(linear: Linear) -> tuple[PackedWeight, Tensor | None]:
-            return pack(linear.weight, weight_format), padded_bias(linear.bias)
+            return pack(kernels, linear.weight, weight_format), padded_bias(linear.bias)
 
         self.qkv = CpuLinear(kernels, *packed(attention.qkv), norm=attention_norm)
         self.output = CpuLinear(kernels, *packed(attention.output), epilogue="add")
-        gate_up = pack(interleaved(mlp.gate_up.weight), weight_format, mlp.gate_up.weight.shape[0])
+        rows = interleaved_rows(mlp.gate_up.weight.shape[0])
+        gate_up = pack(kernels, mlp.gate_up.weight, weight_format, rows)
         bias = None if mlp.gate_up.bias is None else interleaved(mlp.gate_up.bias)
         self.gate_up = CpuLinear(kernels, gate_up, bias, mlp_norm, "gated", activation)
         self.down = CpuLinear(kernels, *packed(mlp.down), epilogue="add")
@@ -132,7 +133,7 @@ class CpuEmbedding(nn.Module):
 
     def __init__(self, kernels: CpuKernels, weight_format: WeightFormat, embedding: Embedding) -> None:
         super().__init__()
-        self.product = CpuLinear(kernels, pack(embedding.weight, weight_format))
+        self.product = CpuLinear(kernels, pack(kernels, embedding.weight, weight_format))
 
     def forward(self, token_ids_T: Tensor) -> Tensor:
         """The tokens' vectors, x_TE float32."""
@@ -148,7 +149,7 @@ class CpuHead(nn.Module):
 
     def __init__(self, kernels: CpuKernels, weight_format: WeightFormat, head: Linear) -> None:
         super().__init__()
-        self.product = CpuLinear(kernels, pack(head.weight, weight_format), padded_bias(head.bias))
+        self.product = CpuLinear(kernels, pack(kernels, head.weight, weight_format), padded_bias(head.bias))
 
     def forward(self, hidden_RE: Tensor) -> Tensor:
         """logits_RV, float32."""

@@ -11,19 +11,20 @@ unsigned, with OFFSET added, as the processors' products of bytes want one side.
 output's four bytes are its first four inputs, the high halves the next four.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from model.kernels.cpu.pages import Pages
+from model.kernels.cpu.library import FORMATS, CpuKernels, PackingArguments
 
 # O outputs, I inputs, P panels of 16 outputs, L lines, G groups of 32 inputs
 
 PANEL = 16
 GROUP = 32
+LINE_BYTES = 64
 OFFSET = {"int8": 128, "int4": 8}
 LINE_INPUTS = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
 
@@ -41,11 +42,6 @@ class PackedWeight:
     """uint8."""
     scale_PG16: Tensor | None
     """bfloat16, for int8 and int4."""
-
-    def kept_in(self, pages: Pages) -> "PackedWeight":
-        """The same, in memory that lasts."""
-        scale_PG16 = None if self.scale_PG16 is None else pages.keep(self.scale_PG16)
-        return replace(self, lines_PL64=pages.keep(self.lines_PL64), scale_PG16=scale_PG16)
 
     @property
     def num_bytes(self) -> int:
@@ -66,27 +62,37 @@ class PackedWeight:
         return self.rows(torch.arange(self.num_outputs))
 
 
-def pack(weight_OI: Tensor, weight_format: WeightFormat, num_outputs: int | None = None) -> PackedWeight:
-    """The matrix in panels; rounds or quantises where the format is narrower than the tensor's dtype.
+def pack(
+    kernels: CpuKernels, weight_OI: Tensor, weight_format: WeightFormat, row_O: Tensor | None = None
+) -> PackedWeight:
+    """The matrix in panels, in memory that lasts; rounds or quantises where the format is narrower than its dtype.
 
-    `num_outputs` tells how many of the rows count, where some are padding.
+    `row_O`: int64, the row of the matrix that each output of the panels is, -1 for zeros; without it, row by row.
     """
-    num_outputs, num_inputs = num_outputs or len(weight_OI), weight_OI.shape[1]
-    is_quantized = weight_format in ("int8", "int4")
+    if weight_OI.dtype not in (torch.float32, torch.bfloat16):
+        weight_OI = weight_OI.float()
+    weight_OI = weight_OI.contiguous()
+    num_outputs, num_inputs = weight_OI.shape
+    if row_O is None:
+        row_O = pad(torch.arange(num_outputs), (0, -num_outputs % PANEL), value=-1)
+    num_panels, num_groups = len(row_O) // PANEL, -(-num_inputs // GROUP)
+    is_quantized = weight_format in OFFSET
     line_inputs = LINE_INPUTS[weight_format]
-    padding = GROUP if is_quantized else line_inputs
-    padded = pad(weight_OI, (0, -num_inputs % padding, 0, -len(weight_OI) % PANEL))
-    scale_PG16 = None
-    if is_quantized:
-        numbers, scale_OG = quantize(padded, weight_format)
-        numbers = (numbers.to(torch.int16) + OFFSET[weight_format]).to(torch.uint8)
-        scale_PG16 = scale_OG.view(-1, PANEL, scale_OG.shape[1]).transpose(1, 2).contiguous()
-    else:
-        numbers = padded.to(torch.float32 if weight_format == "float32" else torch.bfloat16)
-    by_line = numbers.view(len(padded) // PANEL, PANEL, -1, line_inputs).transpose(1, 2).contiguous()
-    if weight_format == "int4":
-        by_line = by_line[..., :4] | by_line[..., 4:] << 4
-    lines_PL64 = by_line.view(len(by_line), by_line.shape[1], -1).view(torch.uint8)
+    num_lines = num_groups * GROUP // line_inputs if is_quantized else -(-num_inputs // line_inputs)
+    lines_PL64 = kernels.pages.take(torch.uint8, num_panels, num_lines, LINE_BYTES)
+    scale_PG16 = kernels.pages.take(torch.bfloat16, num_panels, num_groups, PANEL) if is_quantized else None
+    kernels.pack(
+        PackingArguments(
+            weight=weight_OI.data_ptr(),
+            stored=FORMATS[str(weight_OI.dtype).removeprefix("torch.")],
+            format=FORMATS[weight_format],
+            rows=row_O.data_ptr(),
+            num_panels=num_panels,
+            num_inputs=num_inputs,
+            lines=lines_PL64.data_ptr(),
+            scale=None if scale_PG16 is None else scale_PG16.data_ptr(),
+        )
+    )
     return PackedWeight(weight_format, num_outputs, num_inputs, lines_PL64, scale_PG16)
 
 
@@ -95,35 +101,17 @@ def padded_bias(bias_O: Tensor | None) -> Tensor | None:
     return None if bias_O is None else pad(bias_O, (0, -len(bias_O) % PANEL))
 
 
-def interleaved(gate_up: Tensor) -> Tensor:
-    """Gate and up, one above the other, as panels of both in turn: the kernel finishes a gate with its up at hand.
-
-    Takes a matrix or a bias; each half is padded to whole panels.
+def interleaved(gate_up_O: Tensor) -> Tensor:
+    """A bias of gate and up, one after the other, as panels of both in turn: the kernel finishes a gate with its up at
+    hand. Each half is padded with zeros to whole panels.
     """
-    num_outputs, inputs = len(gate_up) // 2, gate_up.shape[1:]
-    halves = gate_up.view(2, num_outputs, *inputs)
-    padding = (0,) * (2 * len(inputs)) + (0, -num_outputs % PANEL)
-    return pad(halves, padding).view(2, -1, PANEL, *inputs).transpose(0, 1).flatten(0, 2)
+    halves = gate_up_O.view(2, -1)
+    return pad(halves, (0, -halves.shape[1] % PANEL)).view(2, -1, PANEL).transpose(0, 1).flatten()
 
 
-def quantize(weight_OI: Tensor, weight_format: WeightFormat) -> tuple[Tensor, Tensor]:
-    """Whole numbers int8 [O, I] and their scales bfloat16 [O, I / 32].
-
-    int8 takes -127 to 127. int4 takes -8 to 7, with the scale signed so that the weight of the largest magnitude
-    becomes -8, as in Q4_0.
-    """
-    grouped = weight_OI.float().view(len(weight_OI), -1, GROUP)
-    if weight_format == "int8":
-        low, high = -127, 127
-        scale = grouped.abs().amax(-1, keepdim=True) / 127
-    else:
-        low, high = -8, 7
-        largest = grouped.gather(-1, grouped.abs().argmax(-1, keepdim=True))
-        scale = largest / -8
-    scale = scale.bfloat16()
-    inverse = torch.where(scale == 0, 0.0, 1 / scale.float())
-    numbers = (grouped * inverse).round().clamp(low, high)
-    return numbers.to(torch.int8).flatten(1), scale.squeeze(-1)
+def interleaved_rows(num_outputs: int) -> Tensor:
+    """The rows of gate and up in the same order, for `pack`: -1 where there is none."""
+    return interleaved(torch.arange(1, num_outputs + 1)) - 1
 
 
 def _from_shares(share_NL4: Tensor, weight_format: WeightFormat) -> Tensor:

@@ -69,6 +69,21 @@ class MasksArguments(Structure):
     )
 
 
+class PackingArguments(Structure):
+    """struct Packing of kernels.h."""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("stored", c_int32),
+        ("format", c_int32),
+        ("rows", c_void_p),
+        ("num_panels", c_int64),
+        ("num_inputs", c_int64),
+        ("lines", c_void_p),
+        ("scale", c_void_p),
+    )
+
+
 class LayerArguments(Structure):
     """struct Layer of kernels.h."""
 
@@ -160,6 +175,7 @@ class CpuKernels:
         self._layers = library.nexttoken_layers
         self._choose = library.nexttoken_choose
         self._forbid = library.nexttoken_forbid
+        self._pack = library.nexttoken_pack
         self._finalizer = weakref.finalize(self, library.nexttoken_close, self._context)
 
     def linear(self, linear: LinearArguments, x_TI: Tensor, y_TO: Tensor) -> None:
@@ -205,6 +221,10 @@ class CpuKernels:
         """Makes the tokens impossible that the masks don't allow."""
         self._forbid(self._level, self._context, masks)
 
+    def pack(self, packing: PackingArguments) -> None:
+        """Writes a matrix into lines and scales."""
+        self._pack(self._level, self._context, packing)
+
 
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
@@ -245,4 +265,6 @@ def _load() -> ctypes.CDLL:
     library.nexttoken_choose.restype = None
     library.nexttoken_forbid.argtypes = [c_void_p, c_void_p, POINTER(MasksArguments)]
     library.nexttoken_forbid.restype = None
+    library.nexttoken_pack.argtypes = [c_void_p, c_void_p, POINTER(PackingArguments)]
+    library.nexttoken_pack.restype = None
     return library

@@ -4,6 +4,7 @@ A step reads every weight once, and no translation of an address lives long enou
 the processor looks up one for each 64 lines that it reads.
 """
 
+import math
 import mmap
 
 import torch
@@ -30,11 +31,11 @@ class Pages:
     def __init__(self) -> None:
         self._free = torch.empty(0, dtype=torch.uint8)
 
-    def keep(self, tensor: Tensor) -> Tensor:
-        """A copy of the tensor there."""
-        num_bytes = tensor.numel() * tensor.itemsize
+    def take(self, dtype: torch.dtype, *shape: int) -> Tensor:
+        """A tensor there, not filled."""
+        num_bytes = math.prod(shape) * dtype.itemsize
         room = -(-num_bytes // ALIGNMENT) * ALIGNMENT
         if room > len(self._free):
             self._free = large_pages(max(room, REGION))
         piece, self._free = self._free[:num_bytes], self._free[room:]
-        return piece.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        return piece.view(dtype).view(shape)

@@ -1,0 +1,124 @@
+// Puts a matrix of weights into the layout that layout.py describes, and quantises it: one panel a task.
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace {
+
+constexpr int GROUP = 32;  // inputs that are handled at once, and share a scale
+
+constexpr int line_inputs(Format format) { return format == FLOAT32 ? 1 : format == BFLOAT16 ? 2 : format == INT8 ? 4 : 8; }
+
+// Inputs `first` to `first + GROUP` of a row, zeros where it has none.
+void read_group(const Packing& packing, int64_t row, int64_t first, float* group) {
+  const int64_t count = row < 0 ? 0 : std::min<int64_t>(GROUP, packing.num_inputs - first);
+  std::fill(group + std::max<int64_t>(count, 0), group + GROUP, 0.0f);
+  const int64_t start = row * packing.num_inputs + first;
+  if (packing.stored == FLOAT32) {
+    const float* from = static_cast<const float*>(packing.weight) + start;
+    for (int64_t i = 0; i < count; ++i) group[i] = from[i];
+  } else {
+    const bfloat16* from = static_cast<const bfloat16*>(packing.weight) + start;
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+      std::memcpy(group + i, &bits, 4);
+    }
+  }
+}
+
+// To nearest, ties to even.
+bfloat16 narrowed(float value) {
+  float lanes[LANES] = {value};
+  bfloat16 halves[LANES];
+  store(halves, load(lanes));
+  return halves[0];
+}
+
+float widened(bfloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, 4);
+  return wide;
+}
+
+// Numbers plus OFFSET of layout.py, and the scale, rounded before the numbers are chosen. An int8's largest magnitude
+// becomes 127; the first of an int4's becomes -8, as in llama.cpp's Q4_0.
+template <Format FORMAT>
+bfloat16 quantize(const float* group, uint8_t* numbers) {
+  float largest = 0.0f;
+  for (int i = 0; i < GROUP; ++i) {
+    if (FORMAT == INT8) {
+      largest = std::max(largest, std::fabs(group[i]));
+    } else if (std::fabs(group[i]) > std::fabs(largest)) {
+      largest = group[i];
+    }
+  }
+  const bfloat16 scale = narrowed(FORMAT == INT8 ? largest / 127.0f : largest / -8.0f);
+  const float inverse = widened(scale) == 0.0f ? 0.0f : 1.0f / widened(scale);
+  const float low = FORMAT == INT8 ? -127.0f : -8.0f, high = FORMAT == INT8 ? 127.0f : 7.0f;
+  for (int i = 0; i < GROUP; ++i) {
+    const float number = __builtin_rintf(group[i] * inverse);
+    const float bounded = number > low ? std::min(number, high) : low;  // a NaN is low
+    numbers[i] = static_cast<uint8_t>(static_cast<int>(bounded) + (FORMAT == INT8 ? 128 : 8));
+  }
+  return scale;
+}
+
+// An output's shares, of 32 bits, of the lines of a group.
+template <Format FORMAT>
+void write_shares(const float* group, uint32_t (*shares)[PANEL], bfloat16* scale) {
+  if (FORMAT == FLOAT32) {
+    for (int i = 0; i < GROUP; ++i) std::memcpy(&shares[i][0], group + i, 4);
+  } else if (FORMAT == BFLOAT16) {
+    bfloat16 halves[GROUP];
+    for (int i = 0; i < GROUP; i += LANES) store(halves + i, load(group + i));
+    for (int i = 0; i < GROUP; i += 2) std::memcpy(&shares[i / 2][0], halves + i, 4);
+  } else {
+    uint8_t numbers[GROUP];
+    *scale = quantize<FORMAT>(group, numbers);
+    for (int line = 0; line < GROUP / line_inputs(FORMAT); ++line) {
+      const uint8_t* its = numbers + line * line_inputs(FORMAT);
+      uint8_t share[4];
+      for (int i = 0; i < 4; ++i) share[i] = FORMAT == INT4 ? its[i] | its[i + 4] << 4 : its[i];
+      std::memcpy(&shares[line][0], share, 4);
+    }
+  }
+}
+
+template <Format FORMAT>
+void pack_panel(const Packing& packing, int64_t panel) {
+  constexpr bool IS_QUANTIZED = FORMAT == INT8 || FORMAT == INT4;
+  constexpr int64_t LINES = GROUP / line_inputs(FORMAT);  // of a group
+  const int64_t num_groups = (packing.num_inputs + GROUP - 1) / GROUP;
+  const int64_t num_lines = IS_QUANTIZED
+                                ? num_groups * LINES
+                                : (packing.num_inputs + line_inputs(FORMAT) - 1) / line_inputs(FORMAT);
+  uint32_t* lines = static_cast<uint32_t*>(packing.lines) + panel * num_lines * PANEL;
+  for (int64_t g = 0; g < num_groups; ++g) {
+    uint32_t shares[LINES][PANEL];
+    bfloat16 scales[PANEL];
+    for (int lane = 0; lane < PANEL; ++lane) {
+      float group[GROUP];
+      read_group(packing, packing.rows[panel * PANEL + lane], g * GROUP, group);
+      write_shares<FORMAT>(group, reinterpret_cast<uint32_t(*)[PANEL]>(&shares[0][lane]), scales + lane);
+    }
+    const int64_t here = std::min(LINES, num_lines - g * LINES);
+    std::memcpy(lines + g * LINES * PANEL, shares, static_cast<size_t>(here) * sizeof(shares[0]));
+    if (IS_QUANTIZED) std::memcpy(packing.scale + (panel * num_groups + g) * PANEL, scales, sizeof(scales));
+  }
+}
+
+}  // namespace
+
+void OF_LEVEL(pack, LEVEL)(Context* context, const Packing* packing) {
+  parallel(context, packing->num_panels, [&](int64_t panel) {
+    switch (packing->format) {
+      case FLOAT32: return pack_panel<FLOAT32>(*packing, panel);
+      case BFLOAT16: return pack_panel<BFLOAT16>(*packing, panel);
+      case INT8: return pack_panel<INT8>(*packing, panel);
+      case INT4: return pack_panel<INT4>(*packing, panel);
+    }
+  });
+}
