@@ -55,9 +55,7 @@ def main() -> None:
     parser.add_argument("directory", nargs="?", type=Path, default=BUNDLED, help="of a model with the same tokens")
     directory = parser.parse_args().directory
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    texts = [
-        encode(tokenizer, document) for _, document in islice(documents(HELD_OUT_SEED, WHOLE, 4, []), NUM_DOCUMENTS)
-    ]
+    texts = [encode(tokenizer, document) for _, document in islice(documents(HELD_OUT_SEED, WHOLE, 4), NUM_DOCUMENTS)]
     print("| weights | size | perplexity | over float32 |\n|---|---|---|---|")
     first = None
     for name, options in FORMATS.items():

@@ -1,6 +1,6 @@
 """Writes the bundled model's card: measures the saved model, lets it write, and draws the loss curve.
 
-python -m model.demo.card model/demo/bundled --licensed TEXT
+python -m model.demo.card model/demo/bundled
 """
 
 import argparse
@@ -11,9 +11,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from model.demo.corpus import read_licensed
 from model.demo.evaluation import held_out_loss, tool_scores
-from model.demo.recipe import ROUNDS, ROW_SHAPES, SEED
+from model.demo.recipe import NUM_STEPS, PRIMER_STEPS, ROW_SHAPES, SEED, STEP_TOKENS
 from model.demo.tokenizer import MAX_POSITIONS, SPECIAL_TOKENS
 
 TEMPLATE = Path(__file__).parent / "card.md"
@@ -30,18 +29,17 @@ QUESTIONS = (
 )
 
 
-def write_card(folder: Path, licensed: Path | None) -> None:
+def write_card(folder: Path) -> None:
     """Writes `README.md` and `loss.svg` beside the model in the folder, from what is there and from `loss.csv`."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
-    held_out = read_licensed(licensed)[1] if licensed else []
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    losses = held_out_loss(model, tokenizer, held_out)
+    losses = held_out_loss(model, tokenizer)
     scores = {kind: tool_scores(model, tokenizer, is_unseen=kind == "unseen") for kind in ("seen", "unseen")}
     with (folder / "loss.csv").open(encoding="utf-8") as file:
         curve = [(int(row["step"]), int(row["seconds"]), float(row["loss"])) for row in csv.DictReader(file)]
     seconds = curve[-1][1]
-    num_tokens = sum(part.num_steps * part.step_tokens for part in ROUNDS)
+    num_tokens = NUM_STEPS * STEP_TOKENS
     config = model.config
     (folder / "loss.svg").write_text(draw_curve([(step, loss) for step, _, loss in curve]), encoding="utf-8")
     card = TEMPLATE.read_text(encoding="utf-8").format(
@@ -59,8 +57,9 @@ def write_card(folder: Path, licensed: Path | None) -> None:
         minutes=round(seconds / 60),
         rate=num_tokens / seconds,
         rows=", ".join(f"{shape.length} in {shape.share:.0%} of the steps" for shape in ROW_SHAPES),
-        rounds=", ".join(f"{part.num_steps} × {part.step_tokens}" for part in ROUNDS),
-        primer_steps=ROUNDS[0].primer_steps,
+        steps=NUM_STEPS,
+        step_tokens=STEP_TOKENS,
+        primer_steps=PRIMER_STEPS,
         seed=SEED,
         losses="\n".join(["| text | loss |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in losses.items())]),
         tools="\n".join(f"| {kind} | {s['call']:.0%} | {s['answer']:.0%} |" for kind, s in scores.items()),
@@ -123,9 +122,8 @@ def main() -> None:
     """Reads the command line and writes the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the model's folder")
-    parser.add_argument("--licensed", type=Path, help="folder with the licensed text")
     arguments = parser.parse_args()
-    write_card(arguments.folder, arguments.licensed)
+    write_card(arguments.folder)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Makes short conversations out of question-and-answer templates, tables of facts, sums and stories."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -19,10 +19,9 @@ class Talker:
     """Holds the templates and the tables that fill them.
 
     A heading of `chats.txt` reads `topic, weight` or `topic, weight, table`; each block below it is one way to talk.
-    `emphasis` multiplies the weights of the topics it names.
     """
 
-    def __init__(self, folder: Path, storyteller: Storyteller, emphasis: Mapping[str, float]) -> None:
+    def __init__(self, folder: Path, storyteller: Storyteller) -> None:
         self.storyteller = storyteller
         self.tables: dict[str, Callable[[Random], Slots]] = {**ARITHMETIC, "story": storyteller.story}
         for name, blocks in read_sections(folder / "facts.txt").items():
@@ -31,9 +30,9 @@ class Talker:
         self.topics: list[tuple[str, list[list[str]]]] = []
         self.weights: list[float] = []
         for heading, blocks in read_sections(folder / "chats.txt").items():
-            topic, weight, table = [*heading.split(", "), ""][:3]
+            _, weight, table = [*heading.split(", "), ""][:3]
             self.topics.append((table, blocks))
-            self.weights.append(float(weight) * emphasis.get(topic, 1.0))
+            self.weights.append(float(weight))
         self.notes = [
             (name, line) for name, blocks in read_sections(folder / "notes.txt").items() for line in blocks[0]
         ]

@@ -1,17 +1,15 @@
 """The training text as an endless stream of documents, the same for the same seed.
 
-All but the licensed text is the project's own: templates and word lists in `text/`, told by `stories` and `chats`.
+All of it is the project's own: templates and word lists in `text/`, told by `stories`, `chats`, `tools` and `forms`.
 """
 
-import json
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from model.demo.chats import Message, Talker
+from model.demo.forms import Forms
 from model.demo.stories import Storyteller
 from model.demo.tool_words import ToolWords
 from model.demo.tools import Toolsmith, last_question
@@ -26,9 +24,6 @@ END_OF_TEXT = "<|endoftext|>"
 WINK = ("我爱北京天安", "门")
 """The line of a song that every child in China can sing, and the only Chinese the model learns by heart."""
 
-CHAT_TOPICS = ("greetings", "conversations")
-"""Topics of the licensed conversations that agree with what the model says of itself."""
-
 
 class Segment(NamedTuple):
     """A piece of a document, and whether the model learns to write it or only to read it."""
@@ -40,26 +35,18 @@ class Segment(NamedTuple):
 Document = list[Segment]
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """How often each kind of document comes, and each topic of the chats."""
-
-    shares: Mapping[str, float]
-    """By kind. Where there is no licensed text, the others keep their proportions."""
-    emphasis: Mapping[str, float] = field(default_factory=dict)
-    """Factors on the weights that `chats.txt` gives its topics."""
+Mixture = Mapping[str, float]
+"""How often each kind of document comes."""
 
 
-def documents(
-    seed: int, mixture: Mixture, max_exchanges: int, licensed: list[Document]
-) -> Iterator[tuple[str, Document]]:
+def documents(seed: int, mixture: Mixture, max_exchanges: int) -> Iterator[tuple[str, Document]]:
     """Documents without end, each with its kind. Chats have about `max_exchanges` exchanges at most."""
     rng = Random(seed)
     storyteller = Storyteller(TEXT)
-    talker = Talker(TEXT, storyteller, mixture.emphasis)
-    toolsmith = Toolsmith(TEXT, talker, ToolWords(TEXT, storyteller))
-    kinds = [kind for kind in mixture.shares if kind != "licensed" or licensed]
-    weights = [mixture.shares[kind] for kind in kinds]
+    talker = Talker(TEXT, storyteller)
+    words = ToolWords(TEXT, storyteller)
+    toolsmith, forms = Toolsmith(TEXT, talker, words), Forms(TEXT, words)
+    kinds, weights = [*mixture], [*mixture.values()]
     while True:
         kind = rng.choices(kinds, weights)[0]
         if kind == "story":
@@ -69,10 +56,12 @@ def documents(
         elif kind == "tools":
             messages = toolsmith.conversation(rng, max_exchanges)
             yield kind, chat(messages, last_question(messages))
-        elif kind == "drill":
-            yield kind, exercise(*toolsmith.drill(rng))
+        elif kind == "errand":
+            yield kind, chat(toolsmith.errands(rng))
+        elif kind == "form":
+            yield kind, chat(forms.conversation(rng))
         elif kind == "copy":
-            yield kind, exercise(*toolsmith.words.copies(rng))
+            yield kind, exercise(*words.copies(rng))
         elif kind == "note":
             yield kind, prose(talker.note(rng))
         elif kind == "names":
@@ -82,7 +71,7 @@ def documents(
             opening, rest = WINK
             yield kind, [Segment(BEGIN, False), Segment(opening, True), Segment(rest + END_OF_TEXT, True)]
         else:
-            yield kind, rng.choice(licensed)
+            raise ValueError(f"no text of the kind {kind!r}")
 
 
 def prose(text: str) -> Document:
@@ -104,24 +93,3 @@ def chat(messages: list[Message], start: int = 0) -> Document:
 def exercise(read: str, learned: str) -> Document:
     """A text to read, and the text to be learned from it."""
     return [Segment(BEGIN, False), Segment(read, False), Segment(learned + END_OF_TEXT, True)]
-
-
-def read_licensed(folder: Path) -> tuple[list[Document], list[Document]]:
-    """Stories from `tinystories_sample.txt` and chats from `chatterbot_conversations.jsonl`: to learn, and held out.
-
-    Every twentieth is held out. Raises FileNotFoundError where the folder lacks one of the files.
-    """
-    found = [prose(story) for story in _split_stories((folder / "tinystories_sample.txt").read_text("utf-8"))]
-    for line in (folder / "chatterbot_conversations.jsonl").read_text("utf-8").splitlines():
-        talk = json.loads(line)
-        if talk["lang"] == "english" and talk["topic"] in CHAT_TOPICS:
-            roles = ("user", "assistant")
-            found.append(chat([{"role": roles[i % 2], "content": t} for i, t in enumerate(talk["turns"])]))
-    held_out = found[::20]
-    return [document for i, document in enumerate(found) if i % 20], held_out
-
-
-def _split_stories(text: str) -> list[str]:
-    """The sample has no marks between stories, so a new one starts where a paragraph opens as stories do."""
-    stories = re.split(r"\n\n+(?=Once upon a time|One day, (?:a|an|there|two) )", text.strip())
-    return [re.sub(r"\n\n+", "\n\n", story) for story in stories if len(story) < 1500]

@@ -1,4 +1,4 @@
-"""Measures the model on what it was not trained on: documents of another seed, and licensed text that was left out."""
+"""Measures the model on what it was not trained on: documents of another seed, and tools with other words."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -22,10 +22,10 @@ HELD_OUT_DOCUMENTS = 400
 
 
 @torch.inference_mode()
-def held_out_loss(model: LlamaForCausalLM, tokenizer: Tokenizer, held_out: list[Document]) -> dict[str, float]:
-    """Nats a learned token, by kind of document. `held_out` is the licensed text left out, which may be none."""
-    by_kind: dict[str, list[Document]] = {"licensed": held_out} if held_out else {}
-    for kind, document in islice(documents(HELD_OUT_SEED, WHOLE, 4, []), HELD_OUT_DOCUMENTS):
+def held_out_loss(model: LlamaForCausalLM, tokenizer: Tokenizer) -> dict[str, float]:
+    """Nats a learned token, by kind of document."""
+    by_kind: dict[str, list[Document]] = {}
+    for kind, document in islice(documents(HELD_OUT_SEED, WHOLE, 4), HELD_OUT_DOCUMENTS):
         by_kind.setdefault(kind, []).append(document)
     model.eval()
     losses = {}
@@ -68,7 +68,7 @@ def _errands(is_unseen: bool) -> Iterator[tuple[Errand, list[Tool]]]:
     """Questions without end, each with two tools that do not help."""
     storyteller = Storyteller(TEXT)
     words = ToolWords(TEXT, storyteller, is_unseen=is_unseen)
-    toolsmith = Toolsmith(TEXT, Talker(TEXT, storyteller, {}), words)
+    toolsmith = Toolsmith(TEXT, Talker(TEXT, storyteller), words)
     rng = Random(HELD_OUT_SEED)
     unseen = {word.replace(" ", "_") for name in SPLIT for word in words.lists[f"unseen {name}"]}
     while True:

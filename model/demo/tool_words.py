@@ -8,9 +8,6 @@ from random import Random
 from model.demo.grammar import read_sections
 from model.demo.stories import Slots, Storyteller
 
-ONSETS = [*"bcdfghklmnprstvwz", "br", "dr", "gr", "kl", "pl", "st", "tr", "th", "sh"]
-VOWELS = [*"aeiou", "ai", "ea", "ou"]
-CODAS = ["", "", "", "l", "m", "n", "r", "s", "nd", "x"]
 LETTERS = "ABCDEFGHKLMNPRSTUVWXYZ"
 
 SPLIT = ("verbs", "nouns", "towns")
@@ -40,13 +37,13 @@ class ToolWords:
         return self._mostly("keys", rng)
 
     def copies(self, rng: Random) -> tuple[str, str]:
-        """A few words, and the same again, as they were or each in quotes, perhaps in another order."""
+        """A few words, and the same twice again, as they were or each in quotes, perhaps in another order."""
         person = self.storyteller.scene(rng)["person"]
-        drawn = [rng.choice((self._mostly("nouns", rng), self._name(rng, person))) for _ in range(rng.randint(2, 6))]
+        drawn = [rng.choice((self._mostly("nouns", rng), self._name(rng, person))) for _ in range(rng.randint(3, 10))]
         again = ""
         for _ in range(2):
             quoted = rng.choice((' "{}"', ' "{}"', " {}"))
-            order = rng.choice((drawn, rng.sample(drawn, len(drawn))))
+            order = rng.choice((drawn, drawn, rng.sample(drawn, len(drawn))))
             again += "".join(map(quoted.format, order)) + "\n"
         return "".join(f" {word}" for word in drawn) + "\n", again
 
@@ -63,17 +60,17 @@ class ToolWords:
             "said": rng.choice((scene["echo"].replace(",", ""), said)),
             "value": value,
             "value_json": value if value.isdecimal() else json.dumps(value),
-            "coined": _coined(rng),
+            "coined": self._coined(rng),
         }
 
     def _lists(self, rng: Random) -> Slots:
         lists = self.lists
-        is_real = rng.random() < 0.8
-        town, town2 = rng.sample(lists["towns"], 2) if is_real else (_coined(rng).title(), _coined(rng).title())
+        is_real = rng.random() < 0.6
+        town, town2 = rng.sample(lists["towns"], 2) if is_real else (self._coined(rng).title() for _ in range(2))
         money, money2 = rng.sample(lists["money"], 2)
         sky, sky2 = rng.sample(lists["weathers"], 2)
         return {
-            "get": rng.choice(lists["verbs"]),
+            "get": rng.choice(lists["verbs"]) if rng.random() < 0.8 else self._coined(rng),
             "send": rng.choice(lists["senders"]),
             "town": town,
             "town2": town2,
@@ -103,22 +100,27 @@ class ToolWords:
         clock = f"{rng.randint(0, 23)}:{rng.randint(0, 59):02}"
         return {name: str(number) for name, number in numbers.items()} | {"clock": clock, "code": code}
 
+    def _coined(self, rng: Random) -> str:
+        """The head of one word with the tail of another: it can only be copied, from pieces of every kind."""
+        head, tail = rng.choice(self.vocabulary), rng.choice(self.vocabulary)
+        return head[: rng.randint(2, 5)] + tail[-rng.randint(2, 5) :]
+
     def _mostly(self, name: str, rng: Random) -> str:
         """A word of the list, of any text, or of none."""
         drawn = rng.random()
-        if drawn < 0.65:
+        if drawn < 0.4:
             return rng.choice(self.lists[name])
-        return rng.choice(self.vocabulary) if drawn < 0.87 else _coined(rng)
+        return rng.choice(self.vocabulary) if drawn < 0.65 else self._coined(rng)
 
     def _item(self, rng: Random) -> str:
         drawn = rng.random()
         if drawn < 0.35:
             return rng.choice(self.storyteller.words[rng.choice(("thing", "treat", "flower", "animals"))])
-        return rng.choice(self.vocabulary) if drawn < 0.4 else _coined(rng)
+        return rng.choice(self.vocabulary) if drawn < 0.6 else self._coined(rng)
 
     def _name(self, rng: Random, person: str) -> str:
         """Of someone or something: Mia, Paris, Grelo, Mia Grelo, Lantern, lantern."""
-        coined = _coined(rng).title()
+        coined = self._coined(rng).title()
         item = self._item(rng)
         choices = (person, rng.choice(self.lists["towns"]), coined, f"{person} {coined}", item.title(), item)
         return rng.choices(choices, (35, 20, 20, 5, 8, 12))[0]
@@ -127,7 +129,7 @@ class ToolWords:
         """What a tool found: a number, perhaps of something, a word, a name."""
         number, item = str(rng.randint(1, 10 ** rng.randint(1, 5))), self._item(rng)
         town = rng.choice(self.lists["towns"])
-        choices = (number, f"{number} {item}", item, _coined(rng), _coined(rng).title(), town)
+        choices = (number, f"{number} {item}", item, self._coined(rng), self._coined(rng).title(), town)
         return rng.choices(choices, (30, 15, 15, 15, 10, 15))[0]
 
 
@@ -136,8 +138,3 @@ def _words_of(folder: Path) -> set[str]:
     paths = [path for path in folder.glob("*.txt") if not path.stem.startswith("tool")]
     texts = [path.read_text(encoding="utf-8") for path in paths]
     return {word for text in texts for word in re.findall(r"(?<![\w{\\])[a-z]{3,}(?![\w}])", text)}
-
-
-def _coined(rng: Random) -> str:
-    """A word that does not exist, so that it can only be copied."""
-    return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.randint(2, 3)))

@@ -65,10 +65,10 @@ class Toolsmith:
 
     def conversation(self, rng: Random, max_exchanges: int) -> list[Message]:
         """A talk of about `max_exchanges` exchanges at most, with tools at hand for what is asked last."""
-        messages = self.talker.conversation(rng, 2) if rng.random() < 0.45 else []
+        messages = self.talker.conversation(rng, 2) if rng.random() < 0.5 else []
         if not messages and rng.random() < 0.5:
             messages.append({"role": "system", "content": "You are a helpful assistant."})
-        is_idle = len(messages) > 1 and rng.random() < 0.45
+        is_idle = len(messages) > 1 and rng.random() < 0.55
         num_errands = rng.randint(0, max_exchanges // 8) + (not is_idle)
         tools = [self.errand(rng).tool for _ in range(rng.choice((0, 0, 1, 1, 2, 2, 3)) + is_idle)]
         starts = [i for i, message in enumerate(messages) if message["role"] == "user"]
@@ -85,12 +85,13 @@ class Toolsmith:
         question["content"] = with_tools(question["content"], rng.sample(tools, len(tools)))
         return messages
 
-    def drill(self, rng: Random) -> tuple[str, str]:
-        """A question with tools and the heart of its call: what is hard about tools without what is soon learned."""
+    def errands(self, rng: Random) -> list[Message]:
+        """A question with tools at hand, the call, and mostly what follows: talk with nothing but tools."""
         errand, *others = (self.errand(rng) for _ in range(rng.choice((1, 2, 2, 3, 3, 4))))
         tools = {found.tool.name: found.tool for found in (*others, errand)}
-        asked = with_tools(errand.question, rng.sample([*tools.values()], len(tools)))
-        return f"{asked}\n", errand.call
+        question, *rest = _turns(errand, rng)
+        question["content"] = with_tools(errand.question, rng.sample([*tools.values()], len(tools)))
+        return [question, *rest]
 
     def errand(self, rng: Random) -> Errand:
         """A question with all that follows it."""

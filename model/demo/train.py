@@ -1,6 +1,8 @@
 """Trains the bundled model: corpus, tokenizer and weights from one seed, with its card and loss curve.
 
-python -m model.demo.train --licensed TEXT --output model/demo/bundled
+# B rows, T tokens in a row, E width, N learned tokens, V vocabulary, H query heads, K kv heads, D head size
+
+python -m model.demo.train --bf16 --output model/demo/bundled
 """
 
 import argparse
@@ -15,18 +17,19 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM, LlamaModel
 
 from model.demo.card import write_card
-from model.demo.corpus import Document, Mixture, documents, read_licensed
+from model.demo.corpus import Mixture, documents
 from model.demo.packing import IGNORED, PackedRows, encode, packed
 from model.demo.recipe import (
     COPY_SCALE,
+    NUM_STEPS,
     PRIMER,
-    PRIMER_SHAPE,
-    ROUNDS,
+    PRIMER_STEPS,
     ROW_SHAPES,
     SEED,
+    STEP_TOKENS,
     TOKENIZER_DOCUMENTS,
     WEIGHT_DECAY,
     WHOLE,
@@ -34,42 +37,49 @@ from model.demo.recipe import (
     learning_rate,
     model_config,
 )
-from model.demo.tokenizer import save_tokenizer, train_tokenizer
+from model.demo.tokenizer import SPACE, save_tokenizer, train_tokenizer
 
 REPORT_STEPS = 25
-SAVE_STEPS = 200
+SAVE_STEPS = 500
 
 
-def batches(number: int, tokenizer: Tokenizer, licensed: list[Document]) -> Iterator[PackedRows]:
-    """Batches without end for a round: its primer, then its mixture, each of one row shape."""
-    part, seed = ROUNDS[number], SEED + 10_000 * number
+def batches(tokenizer: Tokenizer) -> Iterator[PackedRows]:
+    """Batches without end: the primer, then the whole mixture, each batch of one row shape."""
 
-    def stream(stream_seed: int, mixture: Mixture, shape: RowShape) -> Iterator[PackedRows]:
-        found = documents(stream_seed, mixture, shape.max_exchanges, licensed)
+    def stream(seed: int, mixture: Mixture, shape: RowShape) -> Iterator[PackedRows]:
+        found = documents(seed, mixture, shape.max_exchanges)
         encoded = (encode(tokenizer, document) for _, document in found)
-        return packed(encoded, part.step_tokens // shape.length, shape.length)
+        return packed(encoded, STEP_TOKENS // shape.length, shape.length)
 
-    yield from islice(stream(seed, PRIMER, PRIMER_SHAPE), part.primer_steps)
-    streams = [stream(seed + shape.length, part.mixture, shape) for shape in part.shapes]
-    rng = Random(seed)
+    yield from islice(stream(SEED, PRIMER, ROW_SHAPES[0]), PRIMER_STEPS)
+    streams = [stream(SEED + shape.length, WHOLE, shape) for shape in ROW_SHAPES]
+    rng = Random(SEED)
     while True:
-        yield next(rng.choices(streams, [shape.share for shape in part.shapes])[0])
+        yield next(rng.choices(streams, [shape.share for shape in ROW_SHAPES])[0])
 
 
 def loss_of(model: LlamaForCausalLM, rows: PackedRows, is_bf16: bool) -> Tensor:
     """Mean cross-entropy in nats over the learned tokens."""
     with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-        hidden = model.model(
-            input_ids=rows.token_ids_BT,
-            position_ids=rows.positions_BT,
-            attention_mask=rows.mask_B1TT,
-            use_cache=False,
-        ).last_hidden_state
+        hidden_BTE = _read(model.model, rows.token_ids_BT, rows.positions_BT, rows.mask_B1TT)
         # The head is a third of the work: only where something is learned.
-        labels = rows.labels_BT[:, 1:]
-        is_learned = labels != IGNORED
-        logits = model.lm_head(hidden[:, :-1][is_learned])
-    return torch.nn.functional.cross_entropy(logits.float(), labels[is_learned])
+        labels_BT = rows.labels_BT[:, 1:]
+        is_learned = labels_BT != IGNORED
+        return _guess(hidden_BTE[:, :-1][is_learned], model.lm_head.weight, labels_BT[is_learned])
+
+
+# Rows come in few shapes, each with code of its own; how many tokens are learned differs in every step.
+@torch.compile(dynamic=False)
+def _read(model: LlamaModel, token_ids_BT: Tensor, positions_BT: Tensor, mask_B1TT: Tensor) -> Tensor:
+    bias_B1TT = torch.where(mask_B1TT, 0.0, float("-inf"))
+    read = model(input_ids=token_ids_BT, position_ids=positions_BT, attention_mask=bias_B1TT, use_cache=False)
+    hidden_BTE: Tensor = read.last_hidden_state
+    return hidden_BTE
+
+
+@torch.compile(dynamic=True)
+def _guess(hidden_NE: Tensor, head_VE: Tensor, labels_N: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy((hidden_NE @ head_VE.T).float(), labels_N)
 
 
 def save_model(model: LlamaForCausalLM, folder: Path) -> None:
@@ -91,16 +101,12 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
 class Journal:
     """Keeps the loss curve: in `loss.csv`, and a line on the screen for each new point."""
 
-    def __init__(self, path: Path, num_done: int) -> None:
-        """Goes on after `num_done` steps, with the points that the file has up to there."""
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.rows = [["step", "seconds", "loss"]]
-        if num_done > 0:
-            with path.open(encoding="utf-8") as file:
-                self.rows += [row for row in csv.reader(file) if row[0].isdigit() and int(row[0]) <= num_done]
-        self.num_steps = num_done
+        self.num_steps = 0
         self.recent: list[float] = []
-        self.started = time.monotonic() - (int(self.rows[-1][1]) if num_done > 0 else 0)
+        self.started = time.monotonic()
 
     def note(self, loss: float) -> None:
         """Takes the loss of the next step. Every `REPORT_STEPS` steps their mean is a new point."""
@@ -117,50 +123,67 @@ class Journal:
 
 
 @torch.no_grad()
-def lean_to_copying(model: LlamaForCausalLM) -> None:
-    """Starts each attention head with W_O as W_V transposed: it writes what it reads (Trockman and Kolter 2023)."""
+def lean_to_copying(model: LlamaForCausalLM, tokenizer: Tokenizer) -> None:
+    """Starts the model near to what it would else have to find out by chance.
+
+    Each attention head has W_O as W_V transposed: it writes what it reads (Trockman and Kolter 2023). A token that is
+    another with a space before it starts as the sum of both.
+    """
     config = model.config
     for layer in model.model.layers:
-        # K kv heads, H query heads, D head size, E width
         v_KDE = layer.self_attn.v_proj.weight.unflatten(0, (config.num_key_value_heads, config.head_dim))
         v_HDE = v_KDE.repeat_interleave(config.num_attention_heads // config.num_key_value_heads, dim=0)
         layer.self_attn.o_proj.weight.copy_(COPY_SCALE * v_HDE.flatten(0, 1).T)
+    vocabulary = tokenizer.get_vocab()
+    embeddings_VE = model.model.embed_tokens.weight
+    for token, token_id in vocabulary.items():
+        word_id = vocabulary.get(token.removeprefix(SPACE), token_id)
+        if word_id != token_id:
+            embeddings_VE[token_id] = embeddings_VE[word_id] + embeddings_VE[vocabulary[SPACE]]
 
 
-def make_optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
-    """AdamW; norm weights do not decay."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
+def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the layers' matrices, AdamW for the embeddings and, without decay, the norms."""
+    matrices = [p for p in model.model.layers.parameters() if p.dim() == 2]
     norms = [p for p in model.parameters() if p.dim() == 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": norms, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True)
+    groups: list[dict[str, Any]] = [
+        {"params": [model.model.embed_tokens.weight]},
+        {"params": norms, "weight_decay": 0.0},
+    ]
+    return [
+        torch.optim.Muon(matrices, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True),
+    ]
 
 
-def begin(learned: list[Document], output: Path) -> None:
+def begin(output: Path) -> None:
     """Writes the tokenizer and an untrained model to `output`."""
     output.mkdir(parents=True, exist_ok=True)
-    texts = ("".join(s.text for s in d) for _, d in documents(SEED, WHOLE, ROW_SHAPES[0].max_exchanges, learned))
-    save_tokenizer(train_tokenizer(islice(texts, TOKENIZER_DOCUMENTS)), output)
+    texts = ("".join(s.text for s in d) for _, d in documents(SEED, WHOLE, ROW_SHAPES[0].max_exchanges))
+    tokenizer = train_tokenizer(islice(texts, TOKENIZER_DOCUMENTS))
+    save_tokenizer(tokenizer, output)
     torch.manual_seed(SEED)
     model = LlamaForCausalLM(model_config())
-    lean_to_copying(model)
+    lean_to_copying(model, tokenizer)
     save_model(model, output)
 
 
-def train(number: int, learned: list[Document], output: Path, is_bf16: bool) -> None:
-    """Trains the model in `output` for one round; its weights are saved as they are every `SAVE_STEPS` steps."""
-    part = ROUNDS[number]
+def train(output: Path, is_bf16: bool) -> None:
+    """Trains the model in `output`; its weights are saved as they are every `SAVE_STEPS` steps."""
     tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
-    model = LlamaForCausalLM.from_pretrained(output, dtype=torch.float32).train()
-    optimizer = make_optimizer(model)
-    journal = Journal(output / "loss.csv", sum(earlier.num_steps for earlier in ROUNDS[:number]))
-    for step, rows in enumerate(islice(batches(number, tokenizer, learned), part.num_steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, part)
+    # Attention in plain products and sums: compiled, it's faster at this size than torch's own kernel with a mask.
+    model = LlamaForCausalLM.from_pretrained(output, dtype=torch.float32, attn_implementation="eager").train()
+    optimizers = make_optimizers(model)
+    journal = Journal(output / "loss.csv")
+    for step, rows in enumerate(islice(batches(tokenizer), NUM_STEPS)):
         loss = loss_of(model, rows, is_bf16)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step)
+            optimizer.step()
+            optimizer.zero_grad()
         journal.note(loss.item())
         if (step + 1) % SAVE_STEPS == 0:
             save_model(model, output)
@@ -170,19 +193,14 @@ def train(number: int, learned: list[Document], output: Path, is_bf16: bool) -> 
 def main() -> None:
     """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--licensed", type=Path, help="folder with the licensed text; without it, only our own")
     parser.add_argument("--output", type=Path, required=True, help="folder for model, card and curve")
-    parser.add_argument("--skip", type=int, default=0, help="rounds that the model in the output folder has behind it")
     parser.add_argument("--bf16", action="store_true", help="bf16 products, for CPUs that have them in hardware")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    learned = read_licensed(arguments.licensed)[0] if arguments.licensed else []
-    if arguments.skip == 0:
-        begin(learned, arguments.output)
-    for number in range(arguments.skip, len(ROUNDS)):
-        train(number, learned, arguments.output, arguments.bf16)
-    write_card(arguments.output, arguments.licensed)
+    begin(arguments.output)
+    train(arguments.output, arguments.bf16)
+    write_card(arguments.output)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ few = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(min_value=0, max_value=2**32)
 STORYTELLER = Storyteller(TEXT)
 SEEN = ToolWords(TEXT, STORYTELLER)
-TOOLSMITH = Toolsmith(TEXT, Talker(TEXT, STORYTELLER, {}), SEEN)
+TOOLSMITH = Toolsmith(TEXT, Talker(TEXT, STORYTELLER), SEEN)
 TOKENIZER = AutoTokenizer.from_pretrained(Path(model.demo.__path__[0]) / "bundled")
 
 
@@ -112,11 +112,15 @@ def test_arguments_are_copied_from_the_question(seed: int) -> None:
 @few
 @given(SEEDS)
 def test_what_an_exercise_asks_for_was_read_before(seed: int) -> None:
-    rng = Random(seed)
-    listed, call = TOOLSMITH.drill(rng)
-    assert f" {name_in(call)} {{" in listed
-    words, again = SEEN.copies(rng)
+    words, again = SEEN.copies(Random(seed))
     assert set(words.split()) == set(again.replace('"', "").split())
+
+
+@few
+@given(SEEDS)
+def test_an_errand_lists_the_tool_that_it_calls(seed: int) -> None:
+    question, call, *_ = TOOLSMITH.errands(Random(seed))
+    assert f" {name_in(call['content'])} {{" in question["content"]
 
 
 @few
