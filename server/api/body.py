@@ -14,7 +14,7 @@ from server.errors import BodyTimeout, ClientDisconnected, InvalidRequest, Paylo
 from server.protocol.wire import WireModel, unknown_fields
 
 # Larger bodies are parsed in a thread, so that other streams don't wait for them.
-MAX_INLINE_BYTES = 64 * 1024
+MAX_INLINE_BYTES = 16 * 1024
 # A body that trickles in holds a connection and memory for nothing.
 MAX_READ_S = 60.0
 # Unknown fields beyond these are not named one by one.
