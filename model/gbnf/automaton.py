@@ -44,7 +44,6 @@ class Automaton:
     def __init__(self, expressions: Sequence[Expression], rules: Rules, effort: Effort) -> None:
         self._rules = rules
         self._effort = effort
-        self._alphabet: dict[Char, int] = {}
         self._chars: list[Char] = []
         """Of each position."""
         self._next: list[set[int]] = []
@@ -54,7 +53,8 @@ class Automaton:
         for owner, expression in enumerate(expressions):
             self._spans.append(self._span(expression))
             self._owners += [owner] * (len(self._chars) - len(self._owners))
-        self._number_chars()
+        alphabet = self._alphabet()
+        self._sets = [alphabet[char] for char in self._chars]
 
     def begin(self, number: int) -> tuple[int, bool]:
         """With which characters the texts of an expression begin, and whether one is empty."""
@@ -74,7 +74,7 @@ class Automaton:
             after = 0
             for position in state & ends:
                 after |= follow[self._owners[position]]
-            wrong |= {self._owners[position] for position in following if self._set_of((position,)) & after}
+            wrong |= {self._owners[position] for position in following if self._sets[position] & after}
             for reached in self._steps(following):
                 if reached not in seen:
                     seen.add(reached)
@@ -85,7 +85,7 @@ class Automaton:
         """The states that are reached by a character, from where these positions may follow."""
         states: list[tuple[int, frozenset[int]]] = []
         for position in following:
-            chars, here = self._set_of((position,)), frozenset((position,))
+            chars, here = self._sets[position], frozenset((position,))
             split = []
             for held, state in states:
                 self._effort.spend(1)
@@ -100,7 +100,7 @@ class Automaton:
     def _set_of(self, positions: Iterable[int]) -> int:
         chars = 0
         for position in positions:
-            chars |= self._alphabet[self._chars[position]]
+            chars |= self._sets[position]
         return chars
 
     def _span(self, expression: Expression) -> _Span:
@@ -140,12 +140,14 @@ class Automaton:
         for last in lasts:
             self._next[last] |= firsts
 
-    def _number_chars(self) -> None:
-        """Find the classes: between two neighbouring borders all characters are alike."""
+    def _alphabet(self) -> dict[Char, int]:
+        """The sets: between two neighbouring borders all characters are alike, and have one bit."""
         distinct = set(self._chars)
         borders = sorted({border for char in distinct for first, last in char.ranges for border in (first, last + 1)})
         numbers = {border: number for number, border in enumerate(borders)}
+        alphabet = {}
         for char in distinct:
             self._effort.spend(len(char.ranges))
             bits = ((1 << numbers[last + 1]) - (1 << numbers[first]) for first, last in char.ranges)
-            self._alphabet[char] = sum(bits)
+            alphabet[char] = sum(bits)
+        return alphabet

@@ -9,7 +9,7 @@ from model.gbnf.lexemes import find_lexemes
 from model.gbnf.syntax import Char, Choice, Expression, Lexeme, Ranges, Ref, Repeat, Rules, Sequence, parse
 
 # Where Lark's notation begins; GBNF begins with `root`.
-_LARK_START = re.compile(r"^\s*(?:%llguidance\b|[?!]?start(?:\.\d+)?\s*:(?!:=))", re.MULTILINE)
+_LARK_START = re.compile(r"^[ \t]*(?:%llguidance\b|[?!]?start(?:\.\d+)?(?:\[[^\]\n]*\])?[ \t]*:(?!:=))", re.MULTILINE)
 
 
 def as_lark(text: str) -> str:

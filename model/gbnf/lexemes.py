@@ -8,12 +8,15 @@ on (as `[a-z]+` in `[a-z]+ "e"`): it's cut into its parts, in the end into chara
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import reduce
+from itertools import groupby
 
 from model.gbnf.automaton import Automaton, Effort
 from model.gbnf.syntax import Char, Choice, Expression, Lexeme, Ref, Repeat, Rules, Sequence
 
-# Of rules in rules, all of which are part of one lexeme.
-_MAX_DEPTH = 32
+# Of a lexeme: how deep its expression may be with those of its rules in place of their names, and how many characters
+# it may have so.
+_MAX_DEPTH = 100
+_MAX_CHARS = 50_000
 
 
 def find_lexemes(rules: Rules) -> Rules:
@@ -22,33 +25,47 @@ def find_lexemes(rules: Rules) -> Rules:
     Of a grammar for which that takes too much effort, each character is one.
     """
     regular = _without_recursion(rules)
+    if "root" in regular:  # nothing comes after it
+        return {"root": Lexeme(rules["root"])}
     effort = Effort()
     try:
-        parts = {name: _marked(rule, regular) for name, rule in rules.items() if name not in regular or name == "root"}
+        parts = {name: _marked(rule, regular) for name, rule in rules.items() if name not in regular}
         while wrong := _wrong(parts, rules, effort):
             parts = {name: _cut(part, wrong, rules) for name, part in parts.items()}
     except Effort.Exhausted:
-        return {name: _marked(rule, set(), are_chars=True) for name, rule in rules.items()}
+        return {name: _characters(rule) for name, rule in rules.items()}
     return parts
 
 
 def _without_recursion(rules: Rules) -> set[str]:
-    """Rules that lead to no recursion, and not to others more than `_MAX_DEPTH` deep."""
+    """Rules that lead to no recursion, and are small enough for a lexeme."""
     open_refs = {name: set(_refs(rule)) for name, rule in rules.items()}
     used_in = defaultdict(list)
     for name, refs in open_refs.items():
         for ref in refs:
             used_in[ref].append(name)
     depths: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+
+    def measure(expression: Expression) -> tuple[int, int]:
+        if isinstance(expression, Ref):
+            return 1 + depths[expression.name], sizes[expression.name]
+        inside = [measure(part) for part in _parts(expression)]
+        depth = 1 + max((depth for depth, _ in inside), default=0)
+        return depth, isinstance(expression, Char) + sum(size for _, size in inside)
+
     ready = [name for name, refs in open_refs.items() if not refs]
     while ready:
         name = ready.pop()
-        depths[name] = 1 + max((depths[ref] for ref in _refs(rules[name])), default=0)
+        depth, size = measure(rules[name])
+        if depth > _MAX_DEPTH or size > _MAX_CHARS:
+            continue
+        depths[name], sizes[name] = depth, size
         for user in used_in[name]:
             open_refs[user].discard(name)
             if not open_refs[user]:
                 ready.append(user)
-    return {name for name, depth in depths.items() if depth <= _MAX_DEPTH}
+    return set(depths)
 
 
 def _refs(expression: Expression) -> Iterator[str]:
@@ -67,16 +84,14 @@ def _parts(part: Expression) -> tuple[Expression, ...]:
     return ()
 
 
-def _marked(expression: Expression, regular: set[str], *, are_chars: bool = False) -> Expression:
-    """The expression with its largest parts that have no recursion as lexemes, or its characters."""
+def _marked(expression: Expression, regular: set[str]) -> Expression:
+    """The expression with its largest parts that have no recursion as lexemes."""
 
     def is_regular(part: Expression) -> bool:
-        if isinstance(part, Ref):
-            return part.name in regular
-        return not are_chars and all(map(is_regular, _parts(part)))
+        return part.name in regular if isinstance(part, Ref) else all(map(is_regular, _parts(part)))
 
     def marked(part: Expression) -> Expression:
-        if isinstance(part, Char) or is_regular(part):
+        if is_regular(part):
             return Lexeme(part)
         match part:
             case Sequence(parts):
@@ -88,20 +103,28 @@ def _marked(expression: Expression, regular: set[str], *, are_chars: bool = Fals
         return part
 
     def runs(parts: Iterable[Expression]) -> Iterator[Expression]:
-        run: list[Expression] = []
-        for part in parts:
-            if is_regular(part):
-                run.append(part)
+        for are_regular, run in groupby(parts, is_regular):
+            if not are_regular:
+                yield from map(marked, run)
                 continue
-            yield from joined(run)
-            run = []
-            yield marked(part)
-        yield from joined(run)
-
-    def joined(run: list[Expression]) -> list[Expression]:
-        return [Lexeme(run[0] if len(run) == 1 else Sequence(tuple(run)))] if run else []
+            first, *others = run
+            yield Lexeme(Sequence((first, *others)) if others else first)
 
     return marked(expression)
+
+
+def _characters(expression: Expression) -> Expression:
+    """The expression with each character as a lexeme."""
+    match expression:
+        case Sequence(parts):
+            return Sequence(tuple(map(_characters, parts)))
+        case Choice(options):
+            return Choice(tuple(map(_characters, options)))
+        case Repeat(of, least, most):
+            return Repeat(_characters(of), least, most)
+        case Char():
+            return Lexeme(expression)
+    return expression
 
 
 def _cut(part: Expression, wrong: set[Lexeme], rules: Rules) -> Expression:

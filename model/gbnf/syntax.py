@@ -1,4 +1,4 @@
-"""Reads GBNF, as llama.cpp's grammars/README.md describes it, into expressions."""
+"""Reads GBNF, as llama.cpp's grammars/README.md describes it but for its tokens, into expressions."""
 
 import re
 from collections.abc import Iterator
@@ -10,16 +10,21 @@ Ranges = tuple[tuple[int, int], ...]
 
 # What a text can hold: no halves of UTF-16 pairs.
 _ALL_CHARS: Ranges = ((0, 0xD7FF), (0xE000, 0x10FFFF))
-_MAX_DEPTH = 64
+# So that no expression is deeper than Python's stack, whatever walks through it.
+_MAX_GROUPS = 32
+_MAX_SUFFIXES = 3
 _MAX_TIMES = 100_000
 
 _BLANK = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _DEFINED_AS = re.compile(r"[ \t]*::=")
-_TIMES = re.compile(r"\{[ \t]*(?:(?P<least>\d+)[ \t]*(?P<comma>,?)|(?P<none>,))[ \t]*(?P<most>\d*)[ \t]*\}")
+_TIMES = re.compile(
+    r"\{[ \t]*(?:(?P<least>[0-9]{1,9})[ \t]*(?P<comma>,?)|(?P<none>,))[ \t]*(?P<most>[0-9]{0,9})[ \t]*\}"
+)
 _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|([nrt\\\"\[\]^-]))")
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
+_NO_PART = "expected a literal, a class, a group or the name of a rule"
 _SUFFIXES = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
@@ -93,14 +98,16 @@ class _Parser:
         self.skip(_BLANK_LINES)
         while self.at < len(self.text):
             start = self.at
-            name = self.expect(_NAME, "the name of a rule")
-            self.expect(_DEFINED_AS, "::= after the name of a rule")
+            name = self.expect(_NAME, "the name of a rule")[0]
+            self.expect(_DEFINED_AS, "::= after the name of a rule (Lark's notation needs a rule called start)")
             if name in rules:
                 self.fail(f"rule {name} is defined twice", start)
             self.skip(_BLANK_LINES)
             rules[name] = self.choice(_BLANK)
             if self.at < len(self.text) and self.text[self.at] not in "\r\n":
-                self.fail("expected a literal, a class, a group or the name of a rule")
+                is_token = self.text.startswith(("<", "!<"), self.at)
+                reason = "tokens can be named in Lark's notation alone, as <[12]>" if is_token else _NO_PART
+                self.fail(reason)
             self.skip(_BLANK_LINES)
         for name, start in self.refs.items():
             if name not in rules:
@@ -130,11 +137,19 @@ class _Parser:
         parts: list[Expression] = []
         while (part := self.part()) is not None:
             self.skip(blank)
-            while (times := self.times()) is not None:
-                part = Repeat(part, *times)
-                self.skip(blank)
-            parts.append(part)
+            parts.append(self.repeated(part, blank))
         return parts[0] if len(parts) == 1 else Sequence(tuple(parts))
+
+    def repeated(self, part: Expression, blank: re.Pattern[str]) -> Expression:
+        num_suffixes = 0
+        while (times := self.times()) is not None:
+            least, most = times
+            part = Sequence(()) if most == 0 else Repeat(part, least, most)
+            self.skip(blank)
+            num_suffixes += 1
+            if num_suffixes > _MAX_SUFFIXES:
+                self.fail(f"more than {_MAX_SUFFIXES} repetitions of one another")
+        return part
 
     def part(self) -> Expression | None:
         if self.take('"'):
@@ -152,8 +167,8 @@ class _Parser:
         return Ref(name[0])
 
     def group(self) -> Expression:
-        if self.depth == _MAX_DEPTH:
-            self.fail(f"groups are nested more than {_MAX_DEPTH} deep")
+        if self.depth == _MAX_GROUPS:
+            self.fail(f"groups are nested more than {_MAX_GROUPS} deep")
         self.depth += 1
         self.skip(_BLANK_LINES)
         inside = self.choice(_BLANK_LINES)
@@ -169,6 +184,7 @@ class _Parser:
         return chars[0] if len(chars) == 1 else Sequence(chars)
 
     def char_class(self) -> Ranges:
+        start = self.at - 1
         is_negated = self.take("^")
         ranges = []
         codes = self.codes_until("]")
@@ -178,11 +194,11 @@ class _Parser:
                 self.at += 1
                 last = next(codes, first)
             if last < first:
-                self.fail("the range ends before it begins")
+                self.fail("a range ends before it begins", start)
             ranges.append((first, last))
-        chars = _without(_ALL_CHARS, _joined(ranges)) if is_negated else _without(_ALL_CHARS, _gaps(_joined(ranges)))
+        chars = _without(_ALL_CHARS, _merged(ranges)) if is_negated else _without(_ALL_CHARS, _gaps(_merged(ranges)))
         if not chars:
-            self.fail("the class allows no character")
+            self.fail("the class allows no character", start)
         return chars
 
     def codes_until(self, end: str) -> Iterator[int]:
@@ -193,6 +209,7 @@ class _Parser:
             if char == "":
                 self.fail(f"expected {end}", start)
             if char != "\\":
+                self.check(ord(char))
                 self.at += 1
                 yield ord(char)
             elif (escape := _ESCAPE.match(self.text, self.at)) is None:
@@ -200,10 +217,13 @@ class _Parser:
             else:
                 *codes, letter = escape.groups()
                 code = ord(_LETTERS.get(letter, letter)) if letter else int(next(filter(None, codes)), 16)
-                if not any(first <= code <= last for first, last in _ALL_CHARS):
-                    self.fail("no character has this number")
+                self.check(code)
                 self.at = escape.end()
                 yield code
+
+    def check(self, code: int) -> None:
+        if not any(first <= code <= last for first, last in _ALL_CHARS):
+            self.fail("no character has this number")
 
     def times(self) -> tuple[int, int | None] | None:
         char = self.text[self.at : self.at + 1]
@@ -213,9 +233,7 @@ class _Parser:
         if char != "{":
             return None
         start = self.at
-        self.expect(_TIMES, "{m}, {m,}, {,n} or {m,n}")
-        found = _TIMES.match(self.text, start)
-        assert found is not None
+        found = self.expect(_TIMES, "{m}, {m,}, {,n} or {m,n}")
         if not found["comma"] and not found["none"] and found["most"]:
             self.fail("expected a comma between two counts", start)
         least = int(found["least"] or 0)
@@ -229,12 +247,12 @@ class _Parser:
         self.at += len(char) * is_there
         return is_there
 
-    def expect(self, pattern: re.Pattern[str], what: str) -> str:
+    def expect(self, pattern: re.Pattern[str], what: str) -> re.Match[str]:
         found = pattern.match(self.text, self.at)
         if found is None:
             self.fail(f"expected {what}")
         self.at = found.end()
-        return found[0]
+        return found
 
     def skip(self, blank: re.Pattern[str]) -> None:
         found = blank.match(self.text, self.at)
@@ -247,7 +265,7 @@ class _Parser:
         raise GbnfError(f"in line {line}, column {column}: {reason}")
 
 
-def _joined(ranges: list[tuple[int, int]]) -> Ranges:
+def _merged(ranges: list[tuple[int, int]]) -> Ranges:
     joined: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:

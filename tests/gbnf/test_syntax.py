@@ -37,6 +37,7 @@ READ = {
     "root ::= [a]{3,}": Repeat(A, 3, None),
     "root ::= [a]{3,5}": Repeat(A, 3, 5),
     "root ::= [a]{,5}": Repeat(A, 0, 5),
+    "root ::= [a]{0}": Sequence(()),
     "root ::= [a]? +": Repeat(Repeat(A, 0, 1), 1, None),
     "a-b_1 ::= [a]\r\nroot ::= a-b_1\r\n": Ref("a-b_1"),
 }
@@ -65,7 +66,13 @@ FAULTS = {
     "root ::= [a]{2 1}": ("line 1, column 13", "comma"),
     "root ::= [a]{x}": ("line 1, column 13", "{m,n}"),
     "root ::= [a]{1000000}": ("line 1, column 13", "100000 at most"),
-    "root ::= " + "(" * 70 + "[a]" + ")" * 70: ("column 75", "nested more than 64 deep"),
+    "root ::= " + "(" * 70 + "[a]" + ")" * 70: ("column 43", "nested more than 32 deep"),
+    "root ::= [a]" + "?" * 600: ("line 1", "more than 3 repetitions"),
+    "root ::= [a]{" + "9" * 5000 + "}": ("line 1, column 13", "{m,n}"),
+    'root ::= "a"{\u0663}': ("line 1, column 13", "{m,n}"),
+    'root ::= "\ud83d"': ("line 1, column 11", "no character"),
+    "root ::= <[12]>": ("line 1, column 10", "Lark's notation alone"),
+    'a: "a"': ("line 1, column 2", "called start"),
     "root ::= 'a'": ("line 1, column 10", "expected a literal"),
 }
 

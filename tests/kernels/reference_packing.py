@@ -43,6 +43,6 @@ def quantized(weight_OI: Tensor, weight_format: WeightFormat) -> tuple[Tensor, T
         largest = grouped.gather(-1, grouped.abs().argmax(-1, keepdim=True))
         scale = largest / -8
     scale = scale.bfloat16()
-    inverse = torch.where(scale == 0, 0.0, 1 / scale.float())
+    inverse = (1 / scale.float()).nan_to_num(0.0, 0.0, 0.0)
     numbers = (grouped * inverse).round().clamp(low, high)
     return numbers.to(torch.int8).flatten(1), scale.squeeze(-1)

@@ -51,6 +51,24 @@ def test_panels_of_gate_and_up_take_turns(level, inner):
     assert pack(kernels(level), weight, "bfloat16", interleaved_rows(2 * inner)).lines_PL64.equal(lines)
 
 
+@each_level
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_what_is_no_number_is_still_none(level, weight_format):
+    weight = torch.ones(16, 64)
+    weight[3, 40] = torch.nan
+    is_nan = pack(kernels(level), weight, weight_format).dense().isnan()
+    assert is_nan[3, 40]
+    assert not is_nan[:3].any()
+    assert not is_nan[3, :32].any()
+
+
+@pytest.mark.parametrize("weight_format", ["int8", "int4"])
+def test_numbers_too_small_for_a_scale_become_zero(weight_format):
+    weight = torch.zeros(16, 32)
+    weight[:, 0] = 2.0**-126
+    assert pack(kernels("plain"), weight, weight_format).dense().abs().max() <= 2.0**-126
+
+
 def test_rows_that_lie_apart_are_packed_as_any():
     weight = random(20, 128)
     apart, together = weight[:, ::2], weight[:, ::2].contiguous()

@@ -49,7 +49,7 @@ class PackedWeight:
         return self.lines_PL64.numel() + (0 if self.scale_PG16 is None else 2 * self.scale_PG16.numel())
 
     def rows(self, output_N: Tensor) -> Tensor:
-        """Rows of the matrix by number, float32 [N, inputs], contiguous."""
+        """Rows by number, in the order in which they were packed, float32 [N, inputs], contiguous."""
         panel_N, lane_N = output_N // PANEL, output_N % PANEL
         share = self.lines_PL64.view(len(self.lines_PL64), -1, PANEL, 4)[panel_N, :, lane_N]
         numbers = _from_shares(share, self.format)
@@ -75,6 +75,10 @@ def pack(
     num_outputs, num_inputs = weight_OI.shape
     if row_O is None:
         row_O = pad(torch.arange(num_outputs), (0, -num_outputs % PANEL), value=-1)
+    assert row_O.dtype == torch.int64
+    assert row_O.is_contiguous()
+    assert len(row_O) % PANEL == 0
+    assert int(row_O.max()) < num_outputs
     num_panels, num_groups = len(row_O) // PANEL, -(-num_inputs // GROUP)
     is_quantized = weight_format in OFFSET
     line_inputs = LINE_INPUTS[weight_format]

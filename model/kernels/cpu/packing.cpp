@@ -43,24 +43,23 @@ float widened(bfloat16 value) {
   return wide;
 }
 
-// Numbers plus OFFSET of layout.py, and the scale, rounded before the numbers are chosen. An int8's largest magnitude
-// becomes 127; the first of an int4's becomes -8, as in llama.cpp's Q4_0.
+// Numbers plus OFFSET of layout.py, and the scale. It is rounded before the numbers are chosen, so that they make up for
+// that. An int8's largest magnitude becomes 127; the first of an int4's becomes -8, as in llama.cpp's Q4_0.
 template <Format FORMAT>
 bfloat16 quantize(const float* group, uint8_t* numbers) {
   float largest = 0.0f;
   for (int i = 0; i < GROUP; ++i) {
-    if (FORMAT == INT8) {
-      largest = std::max(largest, std::fabs(group[i]));
-    } else if (std::fabs(group[i]) > std::fabs(largest)) {
-      largest = group[i];
-    }
+    // A NaN stays, so that the whole group is NaN and nobody takes it for a number.
+    const float magnitude = std::fabs(group[i]);
+    if (magnitude > std::fabs(largest) || magnitude != magnitude) largest = FORMAT == INT8 ? magnitude : group[i];
   }
   const bfloat16 scale = narrowed(FORMAT == INT8 ? largest / 127.0f : largest / -8.0f);
-  const float inverse = widened(scale) == 0.0f ? 0.0f : 1.0f / widened(scale);
+  const float inverse = 1.0f / widened(scale);
+  const float factor = std::isfinite(inverse) ? inverse : 0.0f;
   const float low = FORMAT == INT8 ? -127.0f : -8.0f, high = FORMAT == INT8 ? 127.0f : 7.0f;
   for (int i = 0; i < GROUP; ++i) {
-    const float number = __builtin_rintf(group[i] * inverse);
-    const float bounded = number > low ? std::min(number, high) : low;  // a NaN is low
+    const float number = __builtin_rintf(group[i] * factor);
+    const float bounded = number > low ? std::min(number, high) : low;
     numbers[i] = static_cast<uint8_t>(static_cast<int>(bounded) + (FORMAT == INT8 ? 128 : 8));
   }
   return scale;
@@ -69,9 +68,9 @@ bfloat16 quantize(const float* group, uint8_t* numbers) {
 // An output's shares, of 32 bits, of the lines of a group.
 template <Format FORMAT>
 void write_shares(const float* group, uint32_t (*shares)[PANEL], bfloat16* scale) {
-  if (FORMAT == FLOAT32) {
+  if constexpr (FORMAT == FLOAT32) {
     for (int i = 0; i < GROUP; ++i) std::memcpy(&shares[i][0], group + i, 4);
-  } else if (FORMAT == BFLOAT16) {
+  } else if constexpr (FORMAT == BFLOAT16) {
     bfloat16 halves[GROUP];
     for (int i = 0; i < GROUP; i += LANES) store(halves + i, load(group + i));
     for (int i = 0; i < GROUP; i += 2) std::memcpy(&shares[i / 2][0], halves + i, 4);
@@ -79,9 +78,9 @@ void write_shares(const float* group, uint32_t (*shares)[PANEL], bfloat16* scale
     uint8_t numbers[GROUP];
     *scale = quantize<FORMAT>(group, numbers);
     for (int line = 0; line < GROUP / line_inputs(FORMAT); ++line) {
-      const uint8_t* its = numbers + line * line_inputs(FORMAT);
+      const uint8_t* inputs = numbers + line * line_inputs(FORMAT);
       uint8_t share[4];
-      for (int i = 0; i < 4; ++i) share[i] = FORMAT == INT4 ? its[i] | its[i + 4] << 4 : its[i];
+      for (int i = 0; i < 4; ++i) share[i] = FORMAT == INT4 ? inputs[i] | inputs[i + 4] << 4 : inputs[i];
       std::memcpy(&shares[line][0], share, 4);
     }
   }
@@ -104,8 +103,8 @@ void pack_panel(const Packing& packing, int64_t panel) {
       read_group(packing, packing.rows[panel * PANEL + lane], g * GROUP, group);
       write_shares<FORMAT>(group, reinterpret_cast<uint32_t(*)[PANEL]>(&shares[0][lane]), scales + lane);
     }
-    const int64_t here = std::min(LINES, num_lines - g * LINES);
-    std::memcpy(lines + g * LINES * PANEL, shares, static_cast<size_t>(here) * sizeof(shares[0]));
+    const int64_t lines_left = std::min(LINES, num_lines - g * LINES);
+    std::memcpy(lines + g * LINES * PANEL, shares, static_cast<size_t>(lines_left) * sizeof(shares[0]));
     if (IS_QUANTIZED) std::memcpy(packing.scale + (panel * num_groups + g) * PANEL, scales, sizeof(scales));
   }
 }
