@@ -40,6 +40,8 @@ async def answer_form(
     if form is not None and not tools.is_required:
         _check_mix(plan, form)
     warnings = await door.check(form, model)
+    if form is not None and tools.is_required:
+        warnings.append(f"{form.param}: not used, as the answer is a call of a tool")
     # Alone, before anything stands around them: what is no whole grammar could else become a part of that.
     for offer in tools.offers:
         warnings += await door.check(offer.input, model)

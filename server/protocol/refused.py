@@ -11,10 +11,12 @@ COMMON: dict[str, Refusal] = {
     "length_penalty": Refusal(_BEAMS.reason, (1, 1.0)),
     "early_stopping": Refusal(_BEAMS.reason, (False,)),
     "prompt_embeds": Refusal("send text or token ids"),
+    "n_predict": Refusal("use max_tokens"),
 }
 
 COMPLETIONS: dict[str, Refusal] = COMMON | {
     "messages": Refusal("messages go to /v1/chat/completions"),
+    "max_completion_tokens": Refusal("use max_tokens"),
 }
 
 CHAT: dict[str, Refusal] = COMMON | {

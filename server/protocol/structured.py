@@ -63,11 +63,21 @@ class ResponseFormat(WireModel):
     """Any text, any JSON object, or JSON of a schema."""
     json_schema: JsonSchemaFormat | None = None
     """The schema, for the type `json_schema`."""
+    schema_: JsonSchema | None = Field(None, alias="schema")
+    """llama.cpp's place for the schema, of the type `json_object` too; all of it is enforced or refused."""
 
     def form(self) -> Form | None:
         """None for plain text."""
+        if self.schema_ is not None:
+            if self.json_schema is not None or self.type == "text":
+                raise InvalidRequest(
+                    "schema belongs to the types json_object and json_schema, without json_schema",
+                    param="response_format.schema",
+                )
+            return schema_form(self.schema_, "response_format.schema")
         if (self.json_schema is not None) != (self.type == "json_schema"):
-            raise InvalidRequest("json_schema belongs to the type json_schema", param="response_format.json_schema")
+            reason = "it is missing" if self.json_schema is None else "it belongs to the type json_schema"
+            raise InvalidRequest(reason, param="response_format.json_schema")
         if self.json_schema is not None:
             param = "response_format.json_schema.schema"
             return schema_form(self.json_schema.schema_, param, is_lenient=not self.json_schema.strict)
@@ -111,6 +121,10 @@ class StructuredFields(WireModel):
     """An older name of `structured_outputs.choice`."""
     guided_grammar: Ebnf | None = None
     """An older name of `structured_outputs.grammar`."""
+    grammar: Ebnf | None = None
+    """llama.cpp's name of `structured_outputs.grammar`."""
+    json_schema: JsonSchema | str | None = None
+    """llama.cpp's name of `structured_outputs.json`."""
 
     _form: Form | None = PrivateAttr(None)
 
@@ -137,6 +151,10 @@ class StructuredFields(WireModel):
         wanted = None if self.response_format is None else self.response_format.form()
         forms = [] if wanted is None else [wanted]
         forms += _forms("guided_", self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar)
+        if self.grammar is not None:
+            forms.append(Form("grammar", _grammar(self.grammar, "grammar")))
+        if self.json_schema is not None:
+            forms.append(schema_form(self.json_schema, "json_schema"))
         if (outputs := self.structured_outputs) is not None:
             prefix = "structured_outputs."
             forms += _forms(prefix, outputs.json_, outputs.regex, outputs.choice, outputs.grammar)

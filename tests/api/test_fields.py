@@ -54,12 +54,14 @@ EXAMPLES: dict[str, Any] = {
     "function_call": "none",
     "functions": [FUNCTION],
     "guided_choice": ["a", "b"],
+    "grammar": 'root ::= "a"',
     "guided_grammar": 'start: "a"',
     "guided_json": SCHEMA,
     "guided_regex": "a+",
     "ignore_eos": True,
     "include_stop_str_in_output": True,
     "include_warnings": True,
+    "json_schema": SCHEMA,
     "logit_bias": {"5": 1},
     "logprobs": {COMPLETIONS: 1, CHAT: True},
     "max_completion_tokens": 3,
@@ -88,6 +90,7 @@ EXAMPLES: dict[str, Any] = {
     "response_format.json_schema.name": "other",
     "response_format.json_schema.schema": SCHEMA,
     "response_format.json_schema.strict": True,
+    "response_format.schema": SCHEMA,
     "response_format.type": "json_object",
     "return_token_ids": True,
     "return_tokens_as_token_ids": True,
@@ -124,6 +127,7 @@ EXAMPLES: dict[str, Any] = {
 }
 ASSISTANT_LAST = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
 BESIDE: dict[str, dict[str, Any]] = {
+    "response_format.schema": {"response_format": {"type": "json_object"}},
     "continue_final_message": {"messages": ASSISTANT_LAST},
     "function_call": {"functions": [FUNCTION]},
     "include_stop_str_in_output": {"stop": "ü"},

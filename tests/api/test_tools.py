@@ -339,3 +339,9 @@ def test_a_form_is_named_that_is_too_large_written_out() -> None:
     error = refused(ask(tool_server("{}", "thinking", max_model_len=10**6), PATH, body))
     assert error["param"] == "response_format.json_schema.schema"
     assert error["message"].startswith("written out it has more than")
+
+
+def test_a_form_beside_a_call_that_must_be_made_is_named_as_not_used() -> None:
+    answer = chat(tool_server(CALL), tools=TOOLS, tool_choice="required", structured_outputs={"choice": ["yes", "no"]})
+    assert answer.status_code == 200, answer.text
+    assert "structured_outputs.choice: not used" in answer.headers["x-nexttoken-warnings"]
