@@ -118,7 +118,7 @@ class Automaton:
                 return _Span(frozenset().union(*firsts), frozenset().union(*lasts), any(can_be_empty))
             case Repeat(of, least, most):
                 span = self._span(of)
-                if most not in (0, 1):
+                if most != 1:
                     self._connect(span.last, span.first)
                 return span._replace(can_be_empty=span.can_be_empty or least == 0)
             case Parts(parts):

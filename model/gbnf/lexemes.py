@@ -6,7 +6,7 @@ on (as `[a-z]+` in `[a-z]+ "e"`): it's cut into its parts, in the end into chara
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 from itertools import groupby
 
@@ -93,14 +93,9 @@ def _marked(expression: Expression, regular: set[str]) -> Expression:
     def marked(part: Expression) -> Expression:
         if is_regular(part):
             return Lexeme(part)
-        match part:
-            case Sequence(parts):
-                return Sequence(tuple(runs(parts)))
-            case Choice(options):
-                return Choice(tuple(map(marked, options)))
-            case Repeat(of, least, most):
-                return Repeat(marked(of), least, most)
-        return part
+        if isinstance(part, Sequence):
+            return Sequence(tuple(runs(part.parts)))
+        return _rebuilt(part, marked)
 
     def runs(parts: Iterable[Expression]) -> Iterator[Expression]:
         for are_regular, run in groupby(parts, is_regular):
@@ -115,45 +110,35 @@ def _marked(expression: Expression, regular: set[str]) -> Expression:
 
 def _characters(expression: Expression) -> Expression:
     """The expression with each character as a lexeme."""
-    match expression:
-        case Sequence(parts):
-            return Sequence(tuple(map(_characters, parts)))
-        case Choice(options):
-            return Choice(tuple(map(_characters, options)))
-        case Repeat(of, least, most):
-            return Repeat(_characters(of), least, most)
-        case Char():
-            return Lexeme(expression)
-    return expression
+    return Lexeme(expression) if isinstance(expression, Char) else _rebuilt(expression, _characters)
 
 
 def _cut(part: Expression, wrong: set[Lexeme], rules: Rules) -> Expression:
     """The part with these lexemes cut, each once."""
-    match part:
-        case Lexeme(of):
-            return _pieces(of, rules) if part in wrong else part
-        case Sequence(parts):
-            return Sequence(tuple(_cut(inner, wrong, rules) for inner in parts))
-        case Choice(options):
-            return Choice(tuple(_cut(inner, wrong, rules) for inner in options))
-        case Repeat(of, least, most):
-            return Repeat(_cut(of, wrong, rules), least, most)
-    return part
+    if isinstance(part, Lexeme):
+        return _pieces(part.of, rules) if part in wrong else part
+    return _rebuilt(part, lambda inner: _cut(inner, wrong, rules))
 
 
 def _pieces(of: Expression, rules: Rules) -> Expression:
     match of:
         case Ref(name):
             return _pieces(rules[name], rules)
-        case Sequence(parts) if all(isinstance(part, Char) for part in parts) or len(parts) == 2:
-            return Sequence(tuple(map(Lexeme, parts)))
-        case Sequence(parts):
+        case Sequence(parts) if len(parts) > 2 and not all(isinstance(part, Char) for part in parts):
             return Sequence((Lexeme(Sequence(parts[:-1])), Lexeme(parts[-1])))
+    return _rebuilt(of, Lexeme)
+
+
+def _rebuilt(expression: Expression, change: Callable[[Expression], Expression]) -> Expression:
+    """The expression with each of its parts changed."""
+    match expression:
+        case Sequence(parts):
+            return Sequence(tuple(map(change, parts)))
         case Choice(options):
-            return Choice(tuple(map(Lexeme, options)))
-        case Repeat(inner, least, most):
-            return Repeat(Lexeme(inner), least, most)
-    return Lexeme(of)
+            return Choice(tuple(map(change, options)))
+        case Repeat(of, least, most):
+            return Repeat(change(of), least, most)
+    return expression
 
 
 def _wrong(parts: Rules, rules: Rules, effort: Effort) -> set[Lexeme]:
@@ -210,9 +195,9 @@ class _Follow:
                 return self.automaton.begin(self.numbers[part])
             case Ref(name):
                 return self.firsts[name], self.can_be_empty[name]
-            case Repeat(of, least, most):
+            case Repeat(of, least):
                 first, is_empty = self._first(of)
-                return (0, True) if most == 0 else (first, is_empty or least == 0)
+                return first, is_empty or least == 0
             case Choice(options):
                 found = [self._first(option) for option in options]
                 return reduce(int.__or__, (first for first, _ in found)), any(is_empty for _, is_empty in found)
@@ -237,7 +222,7 @@ class _Follow:
                     self.after_rule[name] |= after
                     self.changed.add(name)
             case Repeat(of, _, most):
-                again = 0 if most in (0, 1) else self._first(of)[0]
+                again = 0 if most == 1 else self._first(of)[0]
                 self._go_through(of, after | again)
             case Choice(options):
                 for option in options:

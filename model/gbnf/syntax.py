@@ -55,7 +55,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """An expression again and again, without a bound where `most` is None."""
+    """An expression again and again; `most` is never 0, and None without a bound."""
 
     of: "Expression"
     least: int
