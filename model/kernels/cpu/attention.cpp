@@ -6,6 +6,8 @@
 //
 // The query heads that share a kv head stand together, so each cached key and value is loaded once for all of them.
 
+#include <algorithm>
+
 #include "kernels.h"
 #include "simd.h"
 
@@ -117,20 +119,16 @@ struct Attention {
 
   // Turns a row's scores into weights; keys outside [low, high) of the piece have none.
   void softmax(float* scores, int num_keys, int low, int high, float& best, float& total) const {
-    Ints lane{};
-    for (int i = 0; i < LANES; ++i) lane[i] = i;
+    best = HIDDEN, total = 0;
+    if (low >= high) return void(std::memset(scores, 0, num_keys * sizeof(float)));
+    std::fill(scores, scores + low, HIDDEN);
+    std::fill(scores + high, scores + num_keys, HIDDEN);
     Floats top = filled(HIDDEN);
-    for (int i = 0; i < num_keys; i += LANES) {
-      const Ints place = lane + i;
-      const Floats visible = (place >= low) & (place < high) ? load(scores + i) : filled(HIDDEN);
-      store(scores + i, visible);
-      top = maximum(top, visible);
-    }
+    for (int i = 0; i < num_keys; i += LANES) top = maximum(top, load(scores + i));
     best = largest(top);
     Floats sums{};
     for (int i = 0; i < num_keys; i += LANES) {
-      const Ints place = lane + i;
-      const Floats weight = (place >= low) & (place < high) ? exponential(load(scores + i) - best) : filled(0.0f);
+      const Floats weight = exponential(load(scores + i) - best);
       store(scores + i, weight);
       sums += weight;
     }
@@ -210,14 +208,8 @@ struct Attention {
     for (int64_t r = 0; r < num_rows; ++r) {
       const int64_t position = q.first_position + r / group;
       const int64_t row_low = first_visible(position) - start, row_high = position + 1 - start;
-      softmax(scores + r * PIECE, num_tiles * TILE,
-              int(row_low < 0       ? 0
-                  : row_low < PIECE ? row_low
-                                    : PIECE),
-              int(row_high < 0       ? 0
-                  : row_high < PIECE ? row_high
-                                     : PIECE),
-              state.best[r], state.total[r]);
+      const auto within = [=](int64_t place) { return int(std::clamp<int64_t>(place, 0, num_tiles * TILE)); };
+      softmax(scores + r * PIECE, num_tiles * TILE, within(row_low), within(row_high), state.best[r], state.total[r]);
     }
     for (int64_t r = 0; r < num_rows; r += MAX_ROWS) {
       const int count = int(num_rows - r < MAX_ROWS ? num_rows - r : MAX_ROWS);

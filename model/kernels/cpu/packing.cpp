@@ -14,7 +14,7 @@ constexpr int line_inputs(Format format) { return format == FLOAT32 ? 1 : format
 // Inputs `first` to `first + GROUP` of a row, zeros where it has none.
 void read_group(const Packing& packing, int64_t row, int64_t first, float* group) {
   const int64_t count = row < 0 ? 0 : std::min<int64_t>(GROUP, packing.num_inputs - first);
-  std::fill(group + std::max<int64_t>(count, 0), group + GROUP, 0.0f);
+  std::fill(group + count, group + GROUP, 0.0f);
   const int64_t start = row * packing.num_inputs + first;
   if (packing.stored == FLOAT32) {
     const float* from = static_cast<const float*>(packing.weight) + start;
