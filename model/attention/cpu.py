@@ -3,6 +3,7 @@
 A query's result depends on its context alone, bitwise: see model/kernels/cpu/attention.cpp.
 """
 
+from ctypes import addressof
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch import Tensor
 from model.attention.base import StepTensors
 from model.config import ModelConfig
 from model.errors import NotEnoughMemory
-from model.kernels.cpu.library import FORMATS, CpuKernels, HeadsArguments, ProjectionsArguments, RowsArguments
+from model.kernels.cpu import operators
+from model.kernels.cpu.library import CpuKernels
 from model.kernels.cpu.pages import large_pages
+from model.kernels.cpu.structs import FORMATS, HeadsArguments, RowsArguments
 
 # T tokens in the step, H query heads, K kv heads, D head size
 
@@ -43,27 +46,27 @@ class CpuAttention:
         self, kernels: CpuKernels, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:
         """Raises NotEnoughMemory, naming the size, when there's no room for that many blocks."""
-        self.kernels = kernels
+        self._kernels = kernels
         self.num_heads = config.num_heads
         self.num_kv_heads = config.num_kv_heads
         self.head_dim = config.head_dim
         num_bytes = num_blocks * self.bytes_per_block(config, block_size, dtype)
         num_tiles = num_blocks * block_size // TILE
         try:
-            cache = large_pages(num_bytes).view(dtype)
+            self.cache = large_pages(num_bytes).view(dtype)
         except (OSError, OverflowError) as error:
             raise NotEnoughMemory(
                 f"no room for a KV cache of {num_blocks} blocks ({num_bytes / 2**30:.1f} GiB)"
             ) from error
         sizes = [num_tiles * size for size in _tile_sizes(config)] * config.num_layers
-        parts = iter(cache.split_with_sizes(sizes))
+        parts = iter(self.cache.split_with_sizes(sizes))
         self.layers = [(keys, next(parts)) for keys in parts]
         """For each layer the keys and values, flat."""
         self.heads = (HeadsArguments * config.num_layers)(
             *(
                 HeadsArguments(
-                    keys=keys.data_ptr(),
-                    values=values.data_ptr(),
+                    keys=keys.storage_offset() * dtype.itemsize,
+                    values=values.storage_offset() * dtype.itemsize,
                     format=FORMATS[str(dtype).removeprefix("torch.")],
                     num_heads=config.num_heads,
                     num_kv_heads=config.num_kv_heads,
@@ -127,24 +130,9 @@ class CpuAttention:
     def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, step: StepTensors[CpuPlan]) -> Tensor:
         """See AttentionBackend."""
         q, k, v = (x.float().contiguous() for x in (q_THD, k_TKD, v_TKD))
-        kv_stride = self.num_kv_heads * self.head_dim
-        projections = ProjectionsArguments(
-            queries=q.data_ptr(),
-            keys=k.data_ptr(),
-            values=v.data_ptr(),
-            query_stride=self.num_heads * self.head_dim,
-            key_stride=kv_stride,
-            value_stride=kv_stride,
-        )
-        o_THD = torch.empty(q.shape)
-        self.kernels.attention(self.heads[layer], self.rows(step), projections, o_THD)
+        arguments = self._kernels.address, addressof(self.heads[layer]), addressof(step.plan.rows)
+        o_THD: Tensor = operators.attend(q, k, v, step.write_T, self.cache, *arguments)
         return o_THD.to(q_THD.dtype)
-
-    def rows(self, step: StepTensors[CpuPlan]) -> RowsArguments:
-        """The step's rows, as the kernels read them; valid as long as the step."""
-        rows = step.plan.rows
-        rows.write = step.write_T.data_ptr()
-        return rows
 
 
 def _tile_sizes(config: ModelConfig) -> tuple[int, int]:

@@ -106,8 +106,7 @@ def _profile(steps: Steps, case: Case, path: Path) -> None:
     """A trace of one prefill and some decode steps, for chrome://tracing or ui.perfetto.dev."""
     for slot in range(case.batch):
         steps.prefill(slot)
-    # With Python's functions: our CPU kernels are no torch operators, so only the calls of them show.
-    with torch.profiler.profile(with_stack=True) as profiler:
+    with torch.profiler.profile(record_shapes=True) as profiler:
         steps.prefill(0)
         for _ in range(_PROFILED_STEPS):
             steps.decode()

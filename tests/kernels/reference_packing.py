@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from model.kernels.cpu.layout import GROUP, LINE_INPUTS, OFFSET, PANEL, WeightFormat
+from model.kernels.cpu.layout import GROUP, LINE_INPUTS, OFFSET, PANEL, PackedWeight, WeightFormat
 
 # O outputs, I inputs, P panels of 16 outputs, L lines, G groups of 32 inputs
 
@@ -46,3 +46,18 @@ def quantized(weight_OI: Tensor, weight_format: WeightFormat) -> tuple[Tensor, T
     inverse = (1 / scale.float()).nan_to_num(0.0, 0.0, 0.0)
     numbers = (grouped * inverse).round().clamp(low, high)
     return numbers.to(torch.int8).flatten(1), scale.squeeze(-1)
+
+
+def dense(weight: PackedWeight) -> Tensor:
+    """The whole matrix as the kernels see it, float32 [O, I]."""
+    share_OL4 = weight.lines_PL64.view(len(weight.lines_PL64), -1, PANEL, 4).transpose(1, 2).flatten(0, 1).contiguous()
+    if weight.format == "float32":
+        numbers_OI = share_OL4.view(torch.float32).flatten(1)
+    elif weight.format == "bfloat16":
+        numbers_OI = share_OL4.view(torch.bfloat16).flatten(1).float()
+    else:
+        is_int4 = weight.format == "int4"
+        numbers = torch.cat((share_OL4 & 15, share_OL4 >> 4), dim=-1) if is_int4 else share_OL4
+        scale_OG = weight.scale_PG16.float().transpose(1, 2).flatten(0, 1)
+        numbers_OI = (numbers.flatten(1).float() - OFFSET[weight.format]) * scale_OG.repeat_interleave(GROUP, dim=1)
+    return numbers_OI[: weight.num_outputs, : weight.num_inputs]

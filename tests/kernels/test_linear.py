@@ -1,5 +1,6 @@
 """The packed matrix product against torch's, on every instruction set here, and each row against itself alone."""
 
+from ctypes import addressof
 from dataclasses import dataclass
 
 import pytest
@@ -10,11 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config import Activation
-from model.kernels.cpu.layers import CpuLinear
+from model.kernels.cpu.layers import CpuLinear, CpuNorm
 from model.kernels.cpu.layout import GROUP, LINE_INPUTS, PackedWeight, interleaved, interleaved_rows, pack, padded_bias
+from model.kernels.cpu.library import library
 from model.layers.mlp import ACTIVATIONS
 from model.layers.norm import RMSNorm
 from tests.kernels.levels import each_level, kernels, needs_kernels
+from tests.kernels.reference_packing import dense
 
 pytestmark = needs_kernels
 FORMATS = tuple(LINE_INPUTS)
@@ -85,7 +88,7 @@ def test_the_product_is_that_of_the_numbers_held(
     linear = CpuLinear(kernels(level, num_threads), weight, padded_bias(bias), norm)
     x = random(rows, inputs, seed=2)
     product = Product(level, weight, bias, norm)
-    assert product.is_close(linear(x), product.reference(x, weight.dense()))
+    assert product.is_close(linear(x), product.reference(x, dense(weight)))
 
 
 @each_level
@@ -95,8 +98,9 @@ def test_a_residual_is_added(level, weight_format):
     linear = CpuLinear(kernels(level), weight, epilogue="add")
     x, y = random(7, 33, seed=2), random(7, 50, seed=3)
     product = Product(level, weight, None, None)
-    expected = y + product.reference(x, weight.dense())
-    linear.kernels.linear(linear.arguments, x, y)
+    expected = y + product.reference(x, dense(weight))
+    address = addressof(linear.arguments)
+    library().nexttoken_linear(kernels(level).address, address, x.data_ptr(), len(x), y.data_ptr())
     assert product.is_close(y, expected)
 
 
@@ -144,7 +148,7 @@ def test_rows_of_zeros_and_of_large_numbers_are_products_too(level, weight_forma
     weight = pack(kernels(level), random(40, 64), weight_format)
     product = Product(level, weight, None, None)
     x = torch.stack((torch.zeros(64), 1e30 * random(64, seed=2), 1e-30 * random(64, seed=3)))
-    assert product.is_close(CpuLinear(kernels(level), weight)(x), product.reference(x, weight.dense()))
+    assert product.is_close(CpuLinear(kernels(level), weight)(x), product.reference(x, dense(weight)))
 
 
 @each_level
@@ -154,11 +158,11 @@ def test_the_largest_sums_of_whole_numbers_are_exact(level, weight_format, sign)
     weight_OI = torch.ones(16, 64)
     weight_OI[:, ::GROUP] = -1.2  # so that int4 has its largest number everywhere else
     weight, x = pack(kernels(level), weight_OI, weight_format), torch.full((1, 64), float(sign))
-    expected = functional.linear(x.double(), weight.dense().double())
+    expected = functional.linear(x.double(), dense(weight).double())
     assert torch.allclose(CpuLinear(kernels(level), weight)(x).double(), expected, rtol=1e-6)
 
 
 @each_level
 def test_the_norm_is_torchs(level):
     norm, x = norm_of(77), random(5, 77, seed=4)
-    assert torch.allclose(kernels(level).norm(norm.weight, norm.eps, x), norm(x), atol=1e-6)
+    assert torch.allclose(CpuNorm(kernels(level), norm)(x), norm(x), atol=1e-6)

@@ -23,6 +23,7 @@ from model.loader import load_weights
 from model.runner import ModelRunner
 from model.transformer import Transformer
 from tests.kernels.levels import each_level, kernels, needs_kernels
+from tests.kernels.reference_packing import dense
 from tests.model_steps import MAX_SLOTS, Row, Stepper
 
 pytestmark = needs_kernels
@@ -113,7 +114,7 @@ def test_a_quantised_model_is_that_of_its_rounded_weights(level, variant, weight
     load_weights(rounded, directory)
     for parameter in rounded.parameters():
         loaded = parameter.bfloat16()
-        parameter.copy_(pack(own, loaded, weight_format).dense() if parameter.dim() == 2 else loaded)
+        parameter.copy_(dense(pack(own, loaded, weight_format)) if parameter.dim() == 2 else loaded)
     # What is left is the rounding of activations to bytes, which these random weights enlarge from layer to layer.
     reference = Stepper(rounded).run(0, prompt(100))
     assert (ours - reference).abs().mean() < 0.06 * reference.abs().mean()

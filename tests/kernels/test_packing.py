@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
+from model.kernels.cpu.layers import CpuLinear
 from model.kernels.cpu.layout import GROUP, LINE_INPUTS, PANEL, interleaved_rows, pack
 from tests.kernels.levels import each_level, kernels, needs_kernels
-from tests.kernels.reference_packing import packed_by_torch
+from tests.kernels.reference_packing import dense, packed_by_torch
 
 pytestmark = needs_kernels
 FORMATS = tuple(LINE_INPUTS)
@@ -56,7 +57,7 @@ def test_panels_of_gate_and_up_take_turns(level, inner):
 def test_what_is_no_number_is_still_none(level, weight_format):
     weight = torch.ones(16, 64)
     weight[3, 40] = torch.nan
-    is_nan = pack(kernels(level), weight, weight_format).dense().isnan()
+    is_nan = dense(pack(kernels(level), weight, weight_format)).isnan()
     assert is_nan[3, 40]
     assert not is_nan[:3].any()
     assert not is_nan[3, :32].any()
@@ -66,22 +67,36 @@ def test_what_is_no_number_is_still_none(level, weight_format):
 def test_numbers_too_small_for_a_scale_become_zero(weight_format):
     weight = torch.zeros(16, 32)
     weight[:, 0] = 2.0**-126
-    assert pack(kernels("plain"), weight, weight_format).dense().abs().max() <= 2.0**-126
+    assert dense(pack(kernels("plain"), weight, weight_format)).abs().max() <= 2.0**-126
 
 
 def test_rows_that_lie_apart_are_packed_as_any():
     weight = random(20, 128)
     apart, together = weight[:, ::2], weight[:, ::2].contiguous()
-    assert pack(kernels("plain"), apart, "int8").dense().equal(pack(kernels("plain"), together, "int8").dense())
+    assert dense(pack(kernels("plain"), apart, "int8")).equal(dense(pack(kernels("plain"), together, "int8")))
 
 
 @pytest.mark.parametrize("weight_format", ["float32", "bfloat16"])
 def test_packing_keeps_every_number(weight_format):
     weight = random(50, 77).to(getattr(torch, weight_format))
     packed = pack(kernels("plain"), weight, weight_format)
-    assert packed.dense().equal(weight.float())
+    assert dense(packed).equal(weight.float())
+
+
+@each_level
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("inputs", [1, 32, 77])
+def test_rows_are_read_back(level, weight_format, inputs):
+    packed = pack(kernels(level), random(50, inputs), weight_format)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
-    assert packed.rows(order).equal(weight[order].float())
+    assert CpuLinear(kernels(level, 2), packed).rows(order).equal(dense(packed)[order])
+
+
+def test_rows_that_are_not_there_are_not_numbers():
+    linear = CpuLinear(kernels("plain"), pack(kernels("plain"), random(50, 40), "int8"))
+    is_nan = linear.rows(torch.tensor([-1, 49, 50, 2**40])).isnan()
+    assert is_nan.all(dim=1).tolist() == [True, False, True, True]
+    assert not is_nan[1].any()
 
 
 @pytest.mark.parametrize(("weight_format", "steps"), [("int8", 254), ("int4", 15)])
@@ -89,7 +104,7 @@ def test_quantising_is_off_by_at_most_a_step(weight_format, steps):
     weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
     groups = weight.view(64, -1, GROUP)
     span = 2 * groups.abs().amax(-1, keepdim=True)
-    error = (pack(kernels("plain"), weight, weight_format).dense().view_as(groups) - groups).abs()
+    error = (dense(pack(kernels("plain"), weight, weight_format)).view_as(groups) - groups).abs()
     # Half a step, or a whole one where the scale's sign leaves no number for the largest value of the other sign.
     allowed = 0.505 if weight_format == "int8" else 1.15
     assert (error <= allowed * span / steps).all()

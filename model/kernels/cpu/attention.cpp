@@ -52,17 +52,17 @@ struct Attention {
   Context* context;
   const Heads& heads;
   const Rows& rows;
-  const float* queries;  // [token][head][D], turned and scaled
+  const Cached *keys, *values;  // of this layer
+  const float* queries;         // [token][head][D], turned and scaled
   float* out;
   int64_t dim, dim_padded, group, num_kv_heads;
 
   const Cached* key_tile(int64_t position, const Queries& q) const {
-    return static_cast<const Cached*>(heads.keys) + (tile_at(position, q) * num_kv_heads + q.kv_head) * dim * TILE;
+    return keys + (tile_at(position, q) * num_kv_heads + q.kv_head) * dim * TILE;
   }
 
   const Cached* value_tile(int64_t position, const Queries& q) const {
-    return static_cast<const Cached*>(heads.values) +
-           (tile_at(position, q) * num_kv_heads + q.kv_head) * dim_padded * TILE;
+    return values + (tile_at(position, q) * num_kv_heads + q.kv_head) * dim_padded * TILE;
   }
 
   int64_t tile_at(int64_t position, const Queries& q) const {
@@ -322,7 +322,7 @@ void turn(const float* x, const float* cosines, const float* sines, int64_t dim,
 // Turns a token's heads (cos and sin with the signs of model/layers/rope.py), keeps its keys and values, leaves its
 // scaled queries in `queries`.
 template <class Cached>
-void take_in(const Heads& heads, const Rows& rows, const Projections& p, int64_t token, float* queries) {
+void take_in(const Heads& heads, const Projections& p, int64_t token, Cached* keys, Cached* values, float* queries) {
   const int64_t dim = heads.head_dim, dim_padded = rounded_up(dim);
   const float* cosines = p.cosines ? p.cosines + token * dim : nullptr;
   const float* sines = p.sines + (p.cosines ? token * dim : 0);
@@ -331,42 +331,43 @@ void take_in(const Heads& heads, const Rows& rows, const Projections& p, int64_t
     const float* from = p.queries + token * p.query_stride + h * dim;
     turn(from, cosines, sines, dim, scale, queries + (token * heads.num_heads + h) * dim);
   }
-  const int64_t tile = rows.write[token] / TILE, lane = rows.write[token] % TILE;
+  const int64_t tile = p.write[token] / TILE, lane = p.write[token] % TILE;
   float floats[MAX_HEAD_DIM] = {};
   Cached cached[MAX_HEAD_DIM];
   const auto round_to = [&](Cached* to) {
     for (int64_t d = 0; d < dim_padded; d += LANES) store(to + d, load(floats + d));
   };
   for (int64_t h = 0; h < heads.num_kv_heads; ++h) {
-    Cached* keys = static_cast<Cached*>(heads.keys) + (tile * heads.num_kv_heads + h) * dim * TILE + lane;
-    Cached* values = static_cast<Cached*>(heads.values) + ((tile * heads.num_kv_heads + h) * TILE + lane) * dim_padded;
+    Cached* key = keys + (tile * heads.num_kv_heads + h) * dim * TILE + lane;
     turn(p.keys + token * p.key_stride + h * dim, cosines, sines, dim, 1.0f, floats);
     round_to(cached);
-    for (int64_t d = 0; d < dim; ++d) keys[d * TILE] = cached[d];
+    for (int64_t d = 0; d < dim; ++d) key[d * TILE] = cached[d];
     std::memcpy(floats, p.values + token * p.value_stride + h * dim, dim * sizeof(float));
-    round_to(values);
+    round_to(values + ((tile * heads.num_kv_heads + h) * TILE + lane) * dim_padded);
   }
 }
 
 template <class Cached>
-void attention(Context* context, const Heads& heads, const Rows& rows, const Projections& p, float* out) {
+void attention(Context* context, const Heads& heads, const Rows& rows, const Projections& p, char* cache, float* out) {
   constexpr int64_t TOKENS = 16;  // of one task
   const int64_t dim = heads.head_dim;
+  Cached* keys = reinterpret_cast<Cached*>(cache + heads.keys);
+  Cached* values = reinterpret_cast<Cached*>(cache + heads.values);
   float* queries = static_cast<float*>(scratch(context, QUERIES, rows.num_tokens * heads.num_heads * dim * 4));
   parallel(context, (rows.num_tokens + TOKENS - 1) / TOKENS, [&](int64_t task) {
     const int64_t end = (task + 1) * TOKENS < rows.num_tokens ? (task + 1) * TOKENS : rows.num_tokens;
-    for (int64_t token = task * TOKENS; token < end; ++token) take_in<Cached>(heads, rows, p, token, queries);
+    for (int64_t token = task * TOKENS; token < end; ++token) take_in(heads, p, token, keys, values, queries);
   });
   const Attention<Cached> a{
-      context,           heads, rows, queries, out, dim, rounded_up(dim), heads.num_heads / heads.num_kv_heads,
-      heads.num_kv_heads};
+      context, heads, rows,           keys, values, queries,
+      out,     dim,   rounded_up(dim), heads.num_heads / heads.num_kv_heads, heads.num_kv_heads};
   a.run();
 }
 
 }  // namespace
 
 void OF_LEVEL(attention, LEVEL)(Context* context, const Heads* heads, const Rows* rows, const Projections* p,
-                                float* out) {
-  if (heads->format == FLOAT32) attention<float>(context, *heads, *rows, *p, out);
-  if (heads->format == BFLOAT16) attention<bfloat16>(context, *heads, *rows, *p, out);
+                                char* cache, float* out) {
+  if (heads->format == FLOAT32) attention<float>(context, *heads, *rows, *p, cache, out);
+  if (heads->format == BFLOAT16) attention<bfloat16>(context, *heads, *rows, *p, cache, out);
 }

@@ -1,4 +1,4 @@
-// Threads and scratch memory of one engine.
+// Threads, scratch memory and instruction set of one engine.
 //
 // A job's tasks are numbers in a row, and each thread has a share of them, so that it reads on where it has read. Who has
 // finished its share takes from the others'. Whoever takes a task off a share by compare-and-swap owns a task of the
@@ -38,7 +38,7 @@ struct alignas(64) Share {
 };
 
 struct Context {
-  explicit Context(int threads) {
+  Context(const Kernels* kernels, int threads) : kernels(kernels) {
     shares = std::vector<Share>(threads);
     for (int i = 1; i < threads; ++i) workers.emplace_back([this, i] { work(i); });
   }
@@ -119,6 +119,7 @@ struct Context {
     return !is_closing;
   }
 
+  const Kernels* kernels;
   void (*task)(void*, int64_t) = nullptr;
   void* argument = nullptr;
   std::vector<Share> shares;
@@ -131,6 +132,10 @@ struct Context {
   void* memories[NUM_SCRATCHES] = {};
   size_t sizes[NUM_SCRATCHES] = {};
 };
+
+Context* open_context(const Kernels* kernels, int threads) { return new Context(kernels, threads); }
+
+const Kernels& kernels_of(const Context* context) { return *context->kernels; }
 
 void run_parallel(Context* context, int64_t num_tasks, void (*task)(void*, int64_t), void* argument) {
   context->run(num_tasks, task, argument);
@@ -151,8 +156,6 @@ void* scratch(Context* context, Scratch number, size_t num_bytes) {
 
 #pragma GCC visibility push(default)
 extern "C" {
-
-Context* nexttoken_open(int threads) { return new Context(threads); }
 
 void nexttoken_close(Context* context) { delete context; }
 }

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-struct Context;  // threads and scratch memory: see context.cpp
+struct Context;  // threads, scratch memory and an instruction set: see context.cpp
 
 enum Format : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 enum Epilogue : int32_t { STORE = 0, ADD = 1, GATED = 2 };
@@ -26,8 +26,8 @@ struct Linear {
 
 // One layer's cache and heads.
 struct Heads {
-  void* keys;    // [tile][kv head][D][16 keys]
-  void* values;  // [tile][kv head][16 keys][D rounded up to 16]
+  int64_t keys;    // bytes into the cache: [tile][kv head][D][16 keys]
+  int64_t values;  // bytes into the cache: [tile][kv head][16 keys][D rounded up to 16]
   Format format;
   int32_t num_heads;
   int32_t num_kv_heads;
@@ -45,7 +45,6 @@ struct Rows {
   const int32_t* block_tables;
   int64_t table_stride;
   int64_t num_tokens;
-  const int64_t* write;  // flat cache position of each token
 };
 
 // What a step's tokens bring: float32, one row a token with the given distance between rows.
@@ -58,20 +57,19 @@ struct Projections {
   int64_t value_stride;
   const float* cosines;  // [token][D], or null where queries and keys are turned already
   const float* sines;
+  const int64_t* write;  // flat cache position of each token
 };
 
 // The rows that draw a token, by column; see model/sampler.py.
 struct Choices {
   int64_t num_rows;
   int64_t vocab_size;
-  const float* logits;       // [row][vocab_size]
   const float* temperature;  // 0: the most likely token
   const int64_t* top_k;
   const double* top_p;
   const float* min_p_gap;
   const double* typical_p;
   const double* uniform;
-  int64_t* token_ids;  // NO_TOKEN where a logit is NaN or all are -inf
 };
 
 // The tokens that some of these rows may draw; see model/penalties.py.
@@ -79,10 +77,8 @@ struct Masks {
   int64_t num_masked;
   int64_t vocab_size;
   int64_t num_bytes;
-  const int64_t* rows;    // [masked]
-  const uint8_t* bits;    // [masked][num_bytes], a token's bit 1 where it is allowed
-  const float* added_to;  // [256][8]: what each byte adds to eight logits
-  float* logits;          // [row][vocab_size]
+  const int64_t* rows;  // [masked]
+  const uint8_t* bits;  // [masked][num_bytes], a token's bit 1 where it is allowed
 };
 
 // A matrix that is to be packed: layout.py says how.
@@ -105,18 +101,23 @@ struct Layer {
   const Linear* down;
 };
 
+// An instruction set. Logits are [row][vocab_size], x and y [row][inputs] and [row][outputs].
 struct Kernels {
+  const char* name;
   void (*linear)(Context*, const Linear*, const float* x, int64_t num_rows, float* y);
   void (*norm)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows, float* y);
-  void (*attention)(Context*, const Heads*, const Rows*, const Projections*, float* out);
-  void (*choose)(Context*, const Choices*);
-  void (*forbid)(Context*, const Masks*);
+  // The rows of the weights that have these numbers.
+  void (*embed)(Context*, const Linear*, const int64_t* outputs, int64_t count, float* to);
+  void (*attention)(Context*, const Heads*, const Rows*, const Projections*, char* cache, float* out);
+  // A token for each row: NO_TOKEN where a logit is NaN or all are -inf.
+  void (*choose)(Context*, const Choices*, const float* logits, int64_t* token_ids);
+  // added_to [256][8]: what a byte of a mask adds to eight logits.
+  void (*forbid)(Context*, const Masks*, const float* added_to, float* logits);
   void (*pack)(Context*, const Packing*);
 };
 
-// All layers, one after the other, on x [token][hidden size].
-void run_layers(const Kernels&, Context*, const Layer*, const Heads*, int64_t num_layers, const Rows*,
-                const float* cosines, const float* sines, float* x);
+Context* open_context(const Kernels*, int threads);
+const Kernels& kernels_of(const Context*);
 
 // Calls task(argument, i) once for each i below num_tasks, on all threads; returns when all have returned.
 void run_parallel(Context*, int64_t num_tasks, void (*task)(void*, int64_t), void* argument);

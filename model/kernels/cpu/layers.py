@@ -7,16 +7,17 @@ bytes, with a scale for each 32, as llama.cpp does.
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from ctypes import addressof
 
-import torch
 from torch import Tensor, nn
 
 from model.attention.base import StepTensors
-from model.attention.cpu import CpuAttention
+from model.attention.cpu import CpuAttention, CpuPlan
 from model.config import Activation
+from model.kernels.cpu import operators
 from model.kernels.cpu.layout import PackedWeight, WeightFormat, interleaved, interleaved_rows, pack, padded_bias
-from model.kernels.cpu.library import ACTIVATIONS, EPILOGUES, FORMATS, CpuKernels, LayerArguments, LinearArguments
+from model.kernels.cpu.library import CpuKernels
+from model.kernels.cpu.structs import ACTIVATIONS, EPILOGUES, FORMATS, LayerArguments, LinearArguments
 from model.layers.attention import Attention
 from model.layers.embedding import Embedding
 from model.layers.linear import Linear
@@ -40,7 +41,7 @@ class CpuLinear:
         activation: Activation = "silu",
     ) -> None:
         """`bias` is in the order of the packed rows, padded to whole panels."""
-        self.kernels = kernels
+        self._kernels = kernels
         self.weight = weight
         self.num_outputs = weight.num_outputs // 2 if epilogue == "gated" else weight.num_outputs
         self._bias = None if bias is None else bias.float().contiguous()
@@ -60,9 +61,15 @@ class CpuLinear:
 
     def __call__(self, x_TI: Tensor) -> Tensor:
         """The product, float32."""
-        y_TO = torch.empty(x_TI.shape[0], self.num_outputs)
-        self.kernels.linear(self.arguments, x_TI, y_TO)
+        y_TO: Tensor = operators.linear(x_TI, self._kernels.address, addressof(self.arguments), self.num_outputs)
         return y_TO
+
+    def rows(self, output_T: Tensor) -> Tensor:
+        """Rows of the weights by number, int64: float32 [T, I]."""
+        x_TI: Tensor = operators.embed(
+            output_T, self._kernels.address, addressof(self.arguments), self.weight.num_inputs
+        )
+        return x_TI
 
 
 class CpuBlock(nn.Module):
@@ -102,15 +109,26 @@ class CpuLayers(nn.Module):
 
     def __init__(self, kernels: CpuKernels, blocks: Sequence[CpuBlock]) -> None:
         super().__init__()
-        self.kernels = kernels
+        self._kernels = kernels
         self.blocks = nn.ModuleList(blocks)
-        self._arguments = (LayerArguments * len(blocks))(
+        self.arguments = (LayerArguments * len(blocks))(
             *(LayerArguments(*(ctypes.pointer(product.arguments) for product in block.products)) for block in blocks)
         )
 
-    def forward(self, x_TE: Tensor, rotation: Rotation, step: StepTensors[Any], backend: CpuAttention) -> Tensor:
+    def forward(self, x_TE: Tensor, rotation: Rotation, step: StepTensors[CpuPlan], backend: CpuAttention) -> Tensor:
         """The hidden states after the last layer, written over those before the first."""
-        self.kernels.layers(self._arguments, backend.heads, backend.rows(step), rotation, x_TE)
+        operators.layers(
+            x_TE,
+            rotation.cos_T1D,
+            rotation.sin_T1D,
+            step.write_T,
+            backend.cache,
+            self._kernels.address,
+            addressof(self.arguments),
+            addressof(backend.heads),
+            len(self.blocks),
+            addressof(step.plan.rows),
+        )
         return x_TE
 
 
@@ -119,13 +137,14 @@ class CpuNorm(nn.Module):
 
     def __init__(self, kernels: CpuKernels, norm: RMSNorm) -> None:
         super().__init__()
-        self.kernels = kernels
+        self._kernels = kernels
         self.register_buffer("weight", norm.weight.float(), persistent=False)
         self.eps = norm.eps
 
     def forward(self, x_TE: Tensor) -> Tensor:
         """The normalised rows."""
-        return self.kernels.norm(self.get_buffer("weight"), self.eps, x_TE)
+        y_TE: Tensor = operators.norm(x_TE.contiguous(), self.get_buffer("weight"), self.eps, self._kernels.address)
+        return y_TE
 
 
 class CpuEmbedding(nn.Module):
@@ -137,7 +156,7 @@ class CpuEmbedding(nn.Module):
 
     def forward(self, token_ids_T: Tensor) -> Tensor:
         """The tokens' vectors, x_TE float32."""
-        return self.product.weight.rows(token_ids_T)
+        return self.product.rows(token_ids_T)
 
     def logits(self, hidden_RE: Tensor) -> Tensor:
         """The product with every token's vector, logits_RV float32."""

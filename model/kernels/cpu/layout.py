@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from model.kernels.cpu.library import FORMATS, CpuKernels, PackingArguments
+from model.kernels.cpu import operators
+from model.kernels.cpu.library import CpuKernels
 
 # O outputs, I inputs, P panels of 16 outputs, L lines, G groups of 32 inputs
 
@@ -48,19 +49,6 @@ class PackedWeight:
         """What the matrix takes in memory."""
         return self.lines_PL64.numel() + (0 if self.scale_PG16 is None else 2 * self.scale_PG16.numel())
 
-    def rows(self, output_N: Tensor) -> Tensor:
-        """Rows by number, in the order in which they were packed, float32 [N, inputs], contiguous."""
-        panel_N, lane_N = output_N // PANEL, output_N % PANEL
-        share = self.lines_PL64.view(len(self.lines_PL64), -1, PANEL, 4)[panel_N, :, lane_N]
-        numbers = _from_shares(share, self.format)
-        if self.scale_PG16 is not None:
-            numbers = numbers * self.scale_PG16[panel_N, :, lane_N].float().repeat_interleave(GROUP, dim=1)
-        return numbers[:, : self.num_inputs].contiguous()
-
-    def dense(self) -> Tensor:
-        """The whole matrix as the kernels see it, float32 [O, I]."""
-        return self.rows(torch.arange(self.num_outputs))
-
 
 def pack(
     kernels: CpuKernels, weight_OI: Tensor, weight_format: WeightFormat, row_O: Tensor | None = None
@@ -76,7 +64,6 @@ def pack(
     if row_O is None:
         row_O = pad(torch.arange(num_outputs), (0, -num_outputs % PANEL), value=-1)
     assert row_O.dtype == torch.int64
-    assert row_O.is_contiguous()
     assert len(row_O) % PANEL == 0
     assert int(row_O.max()) < num_outputs
     num_panels, num_groups = len(row_O) // PANEL, -(-num_inputs // GROUP)
@@ -85,18 +72,7 @@ def pack(
     num_lines = num_groups * GROUP // line_inputs if is_quantized else -(-num_inputs // line_inputs)
     lines_PL64 = kernels.pages.take(torch.uint8, num_panels, num_lines, LINE_BYTES)
     scale_PG16 = kernels.pages.take(torch.bfloat16, num_panels, num_groups, PANEL) if is_quantized else None
-    kernels.pack(
-        PackingArguments(
-            weight=weight_OI.data_ptr(),
-            stored=FORMATS[str(weight_OI.dtype).removeprefix("torch.")],
-            format=FORMATS[weight_format],
-            rows=row_O.data_ptr(),
-            num_panels=num_panels,
-            num_inputs=num_inputs,
-            lines=lines_PL64.data_ptr(),
-            scale=None if scale_PG16 is None else scale_PG16.data_ptr(),
-        )
-    )
+    operators.pack(weight_OI, row_O, lines_PL64, scale_PG16, weight_format, kernels.address)
     return PackedWeight(weight_format, num_outputs, num_inputs, lines_PL64, scale_PG16)
 
 
@@ -116,14 +92,3 @@ def interleaved(gate_up_O: Tensor) -> Tensor:
 def interleaved_rows(num_outputs: int) -> Tensor:
     """The rows of gate and up in the same order, for `pack`: -1 where there is none."""
     return interleaved(torch.arange(1, num_outputs + 1)) - 1
-
-
-def _from_shares(share_NL4: Tensor, weight_format: WeightFormat) -> Tensor:
-    """The numbers in an output's shares of its lines, float32 [N, padded inputs]."""
-    share_NL4 = share_NL4.contiguous()
-    if weight_format == "float32":
-        return share_NL4.view(torch.float32).flatten(1)
-    if weight_format == "bfloat16":
-        return share_NL4.view(torch.bfloat16).flatten(1).float()
-    numbers = torch.cat((share_NL4 & 15, share_NL4 >> 4), dim=-1) if weight_format == "int4" else share_NL4
-    return numbers.flatten(1).float() - OFFSET[weight_format]

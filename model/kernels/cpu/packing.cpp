@@ -1,4 +1,5 @@
-// Puts a matrix of weights into the layout that layout.py describes, and quantises it: one panel a task.
+// Puts a matrix of weights into the layout that layout.py describes, and quantises it, one panel a task; and reads rows
+// of it back.
 
 #include <algorithm>
 
@@ -10,6 +11,17 @@ namespace {
 constexpr int GROUP = 32;  // inputs that are handled at once, and share a scale
 
 constexpr int line_inputs(Format format) { return format == FLOAT32 ? 1 : format == BFLOAT16 ? 2 : format == INT8 ? 4 : 8; }
+
+constexpr bool is_quantized(Format format) { return format == INT8 || format == INT4; }
+
+int64_t groups_of(int64_t num_inputs) { return (num_inputs + GROUP - 1) / GROUP; }
+
+// Of one panel.
+template <Format FORMAT>
+int64_t lines_of(int64_t num_inputs) {
+  constexpr int64_t inputs = line_inputs(FORMAT);
+  return is_quantized(FORMAT) ? groups_of(num_inputs) * (GROUP / inputs) : (num_inputs + inputs - 1) / inputs;
+}
 
 // Inputs `first` to `first + GROUP` of a row, zeros where it has none.
 void read_group(const Packing& packing, int64_t row, int64_t first, float* group) {
@@ -88,12 +100,8 @@ void write_shares(const float* group, uint32_t (*shares)[PANEL], bfloat16* scale
 
 template <Format FORMAT>
 void pack_panel(const Packing& packing, int64_t panel) {
-  constexpr bool IS_QUANTIZED = FORMAT == INT8 || FORMAT == INT4;
   constexpr int64_t LINES = GROUP / line_inputs(FORMAT);  // of a group
-  const int64_t num_groups = (packing.num_inputs + GROUP - 1) / GROUP;
-  const int64_t num_lines = IS_QUANTIZED
-                                ? num_groups * LINES
-                                : (packing.num_inputs + line_inputs(FORMAT) - 1) / line_inputs(FORMAT);
+  const int64_t num_groups = groups_of(packing.num_inputs), num_lines = lines_of<FORMAT>(packing.num_inputs);
   uint32_t* lines = static_cast<uint32_t*>(packing.lines) + panel * num_lines * PANEL;
   for (int64_t g = 0; g < num_groups; ++g) {
     uint32_t shares[LINES][PANEL];
@@ -105,11 +113,55 @@ void pack_panel(const Packing& packing, int64_t panel) {
     }
     const int64_t lines_left = std::min(LINES, num_lines - g * LINES);
     std::memcpy(lines + g * LINES * PANEL, shares, static_cast<size_t>(lines_left) * sizeof(shares[0]));
-    if (IS_QUANTIZED) std::memcpy(packing.scale + (panel * num_groups + g) * PANEL, scales, sizeof(scales));
+    if (is_quantized(FORMAT)) std::memcpy(packing.scale + (panel * num_groups + g) * PANEL, scales, sizeof(scales));
+  }
+}
+
+// The numbers in an output's share of a line.
+template <Format FORMAT>
+void read_share(uint32_t share, float* numbers) {
+  if constexpr (FORMAT == FLOAT32) {
+    std::memcpy(numbers, &share, 4);
+  } else if constexpr (FORMAT == BFLOAT16) {
+    numbers[0] = widened(static_cast<bfloat16>(share));
+    numbers[1] = widened(static_cast<bfloat16>(share >> 16));
+  } else if constexpr (FORMAT == INT8) {
+    for (int i = 0; i < 4; ++i) numbers[i] = float(int(share >> 8 * i & 0xff) - 128);
+  } else {
+    for (int i = 0; i < 8; ++i) numbers[i] = float(int(share >> (8 * (i % 4) + i / 4 * 4) & 0xf) - 8);
+  }
+}
+
+template <Format FORMAT>
+void read_row(const Linear& linear, int64_t output, float* to) {
+  constexpr int64_t INPUTS = line_inputs(FORMAT);
+  const int64_t num_inputs = linear.num_inputs, panel = output / PANEL, lane = output % PANEL;
+  const uint32_t* shares =
+      static_cast<const uint32_t*>(linear.weight) + panel * lines_of<FORMAT>(num_inputs) * PANEL + lane;
+  const bfloat16* scales = is_quantized(FORMAT) ? linear.scale + panel * groups_of(num_inputs) * PANEL + lane : nullptr;
+  for (int64_t first = 0; first < num_inputs; first += INPUTS) {
+    float numbers[INPUTS];
+    read_share<FORMAT>(shares[first / INPUTS * PANEL], numbers);
+    const float scale = is_quantized(FORMAT) ? widened(scales[first / GROUP * PANEL]) : 1.0f;
+    for (int64_t i = 0; i < INPUTS && first + i < num_inputs; ++i) to[first + i] = numbers[i] * scale;
   }
 }
 
 }  // namespace
+
+void OF_LEVEL(embed, LEVEL)(Context* context, const Linear* linear, const int64_t* outputs, int64_t count, float* to) {
+  parallel(context, count, [&](int64_t i) {
+    float* row = to + i * linear->num_inputs;
+    // NaN, which no token is drawn from, rather than what lies beyond the weights.
+    if (outputs[i] < 0 || outputs[i] >= linear->num_outputs) return std::fill(row, row + linear->num_inputs, NAN);
+    switch (linear->format) {
+      case FLOAT32: return read_row<FLOAT32>(*linear, outputs[i], row);
+      case BFLOAT16: return read_row<BFLOAT16>(*linear, outputs[i], row);
+      case INT8: return read_row<INT8>(*linear, outputs[i], row);
+      case INT4: return read_row<INT4>(*linear, outputs[i], row);
+    }
+  });
+}
 
 void OF_LEVEL(pack, LEVEL)(Context* context, const Packing* packing) {
   parallel(context, packing->num_panels, [&](int64_t panel) {

@@ -1,11 +1,14 @@
 """Draws with our own kernel what model/sampler.py draws with torch."""
 
 from collections.abc import Sequence
+from ctypes import addressof
 
 import torch
 from torch import Tensor
 
-from model.kernels.cpu.library import ChoicesArguments, CpuKernels, MasksArguments
+from model.kernels.cpu import operators
+from model.kernels.cpu.library import CpuKernels
+from model.kernels.cpu.structs import ChoicesArguments, MasksArguments
 from model.sampler import Rows, Sampler, choice_columns
 from model.slot_matchers import TokenMasks
 
@@ -20,28 +23,21 @@ class CpuSampler(Sampler):
         self._kernels = kernels
 
     def _forbid(self, logits_RV: Tensor, masks: TokenMasks) -> None:
-        self._kernels.forbid(
-            MasksArguments(
-                num_masked=len(masks.rows_C),
-                vocab_size=logits_RV.shape[1],
-                num_bytes=masks.bits_CW.shape[1],
-                rows=masks.rows_C.ctypes.data,
-                bits=masks.bits_CW.ctypes.data,
-                added_to=self._forbidding_table.data_ptr(),
-                logits=logits_RV.data_ptr(),
-            )
+        arguments = MasksArguments(
+            num_masked=len(masks.rows_C),
+            vocab_size=logits_RV.shape[1],
+            num_bytes=masks.bits_CW.shape[1],
+            rows=masks.rows_C.ctypes.data,
+            bits=masks.bits_CW.ctypes.data,
         )
+        operators.forbid(logits_RV, self._forbidding_table, self._kernels.address, addressof(arguments))
 
     def _choose(self, logits_RV: Tensor, rows: Rows) -> Tensor:
         columns = choice_columns(rows)
-        token_ids_R = torch.empty(len(rows), dtype=torch.int64)
-        self._kernels.choose(
-            ChoicesArguments(
-                num_rows=len(rows),
-                vocab_size=logits_RV.shape[1],
-                logits=logits_RV.data_ptr(),
-                **{name: column.ctypes.data for name, column in columns.items()},
-                token_ids=token_ids_R.data_ptr(),
-            )
+        arguments = ChoicesArguments(
+            num_rows=len(rows),
+            vocab_size=logits_RV.shape[1],
+            **{name: column.ctypes.data for name, column in columns.items()},
         )
+        token_ids_R: Tensor = operators.choose(logits_RV, self._kernels.address, addressof(arguments))
         return token_ids_R

@@ -152,9 +152,8 @@ int64_t draw(const int64_t* weights, int64_t size, double uniform) {
   return i;
 }
 
-int64_t choose(const Choices& c, int64_t row) {
+int64_t choose(const Choices& c, int64_t row, const float* logits) {
   const int64_t size = c.vocab_size;
-  const float* logits = c.logits + row * size;
   const float top = top_logit(logits, size);
   if (!(top > -INFINITY)) return NO_TOKEN;
   if (c.temperature[row] == 0) {
@@ -178,13 +177,12 @@ int64_t choose(const Choices& c, int64_t row) {
   return draw(w.weights, size, c.uniform[row]);
 }
 
-void forbid(const Masks& m, int64_t masked) {
-  float* logits = m.logits + m.rows[masked] * m.vocab_size;
+void forbid(const Masks& m, int64_t masked, const float* added_to, float* logits) {
   const uint8_t* bits = m.bits + masked * m.num_bytes;
   for (int64_t i = 0; i < m.vocab_size; i += 8) {
     const uint8_t byte = bits[i / 8];
     if (byte == 0xff) continue;
-    const float* added = m.added_to + byte * 8;
+    const float* added = added_to + byte * 8;
     if (i + 8 <= m.vocab_size) {
       for (int lane = 0; lane < 8; ++lane) logits[i + lane] += added[lane];
     } else {
@@ -195,10 +193,14 @@ void forbid(const Masks& m, int64_t masked) {
 
 }  // namespace
 
-void OF_LEVEL(forbid, LEVEL)(Context* context, const Masks* masks) {
-  parallel(context, masks->num_masked, [&](int64_t masked) { forbid(*masks, masked); });
+void OF_LEVEL(forbid, LEVEL)(Context* context, const Masks* masks, const float* added_to, float* logits) {
+  parallel(context, masks->num_masked, [&](int64_t masked) {
+    forbid(*masks, masked, added_to, logits + masks->rows[masked] * masks->vocab_size);
+  });
 }
 
-void OF_LEVEL(choose, LEVEL)(Context* context, const Choices* choices) {
-  parallel(context, choices->num_rows, [&](int64_t row) { choices->token_ids[row] = choose(*choices, row); });
+void OF_LEVEL(choose, LEVEL)(Context* context, const Choices* choices, const float* logits, int64_t* token_ids) {
+  parallel(context, choices->num_rows, [&](int64_t row) {
+    token_ids[row] = choose(*choices, row, logits + row * choices->vocab_size);
+  });
 }
