@@ -14,6 +14,7 @@ from model.attention.cpu import CpuAttention
 from model.attention.torch import TorchAttention
 from model.cache_size import GRAPH_BYTES, largest_batch, num_blocks_for
 from model.choices import Choices, choose
+from model.decoder import Decoder
 from model.description import Check, DraftInfo, ModelInfo, RunnerOptions
 from model.draft import draft_config
 from model.dtype import name_of
@@ -25,7 +26,7 @@ from model.kernels.triton.launches import Card, attention_launches
 from model.kv_cache import KVCache
 from model.kv_cache import bytes_per_block as torch_bytes_per_block
 from model.loader import load_weights
-from model.runner import DraftModel, ModelRunner
+from model.runner import ModelRunner
 from model.sampler import Sampler
 from model.selfcheck import LENGTHS, LONG, Probe, check_execution
 from model.threads import available_cores
@@ -86,7 +87,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
             max_num_seqs=options.max_num_seqs,
             max_model_len=chosen.max_model_len,
             block_size=options.block_size,
-            draft=None if draft is None else DraftModel(draft.model, draft.backend(num_blocks + 1, options.block_size)),
+            draft=None if draft is None else Decoder(draft.model, draft.backend(num_blocks + 1, options.block_size)),
         )
 
     progress("warming up", 0.0)

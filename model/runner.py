@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from model.attention.base import AttentionBackend, StepTensors
 from model.batch import NOT_SAMPLED, Batch, Join, StepOutput, TokenLogprobs
 from model.constraint import Matcher
+from model.decoder import Decoder
 from model.graphs import DecodeGraphs, ladder
 from model.sampler import Draws, Sampler, token_logprobs
 from model.slot_matchers import SlotMatchers, take
@@ -64,15 +66,6 @@ class Results:
     """By row: those that go on by the drawn tokens."""
 
 
-@dataclass(slots=True, frozen=True)
-class DraftModel:
-    """Guesses what the model will say. Its cache has the blocks of the model's own: same numbers, same tokens."""
-
-    model: Transformer
-    """With the model's vocabulary, on its device."""
-    backend: AttentionBackend[Any]
-
-
 class ModelRunner:
     """Holds what the model knows of each slot: its tokens and block table here, its sampling parameters in the sampler.
 
@@ -91,17 +84,19 @@ class ModelRunner:
         max_model_len: int,
         block_size: int,
         stream: Stream | None = None,
-        draft: DraftModel | None = None,
+        draft: Decoder | None = None,
     ) -> None:
-        """`stream` is the device's own unless another is given."""
-        self._model = model
-        self._backend = backend
-        self._sampler = sampler
+        """`stream` is the device's own unless another is given.
+
+        `draft`: guesses what the model will say; has its vocabulary, and a cache with the blocks of its cache: same
+        numbers, same tokens.
+        """
+        self._own = Decoder(model, backend)
         self._draft = draft
+        self._sampler = sampler
         self._device = model.device
         self._stream = stream or stream_of(model.device)
         self._is_overlapped = self._stream.is_asynchronous
-        self._graphs = DecodeGraphs()
         self._max_num_seqs = max_num_seqs
         self._max_model_len = max_model_len
         self.block_size = block_size
@@ -124,31 +119,47 @@ class ModelRunner:
 
     def drop_graphs(self) -> None:
         """Compute decode steps anew, not from recordings."""
-        self._graphs = DecodeGraphs()
+        self._own.graphs = DecodeGraphs()
+        self.drop_draft_graphs()
+
+    def drop_draft_graphs(self) -> None:
+        """The same for the draft model alone."""
+        if self._draft is not None:
+            self._draft.graphs = DecodeGraphs()
 
     @property
     def can_record(self) -> bool:
         """Whether decode steps can be recorded."""
-        return self._backend.can_record
+        return self._own.backend.can_record
+
+    @property
+    def can_record_draft(self) -> bool:
+        """Whether there is a draft model whose decode steps can be recorded."""
+        return self._draft is not None and self._draft.backend.can_record
 
     @torch.inference_mode()
     def record_graphs(self, padding_block: int, max_bytes: int, progress: Callable[[float], None]) -> int:
-        """Record decode steps, where the back end can be recorded, in about `max_bytes` of memory.
+        """Record decode steps, where the back ends can be recorded, in about `max_bytes` of memory.
 
-        Rows of padding write to `padding_block`, which no sequence may have. Returns the most rows of a recorded step.
+        Rows of padding write to `padding_block`, which no sequence may have. Returns the most rows of a recorded step
+        of the model's own.
         """
-        if not self.can_record:
-            return 0
         self._block_tables[self._max_num_seqs] = padding_block
-        self._graphs.record(
-            self._stream,
-            self._longest_decode,
-            lambda step: self._model(step, self._backend),
-            sizes=ladder(self._max_num_seqs),
-            max_bytes=max_bytes,
-            progress=progress,
-        )
-        return self._graphs.max_rows
+        decoders = [one for one in (self._own, self._draft) if one is not None and one.backend.can_record]
+
+        def told(number: int, fraction: float) -> None:
+            progress((number + fraction) / len(decoders))
+
+        for number, decoder in enumerate(decoders):
+            max_bytes -= decoder.graphs.record(
+                self._stream,
+                partial(self._longest_decode, decoder.backend),
+                decoder.compute,
+                sizes=ladder(self._max_num_seqs),
+                max_bytes=max_bytes,
+                progress=partial(told, number),
+            )
+        return self._own.graphs.max_rows
 
     def run(self, batch: Batch) -> StepOutput:
         """Compute the batch's tokens, draw a next token for the rows that reach their end."""
@@ -181,7 +192,7 @@ class ModelRunner:
         self._write_drafts(batch)
         proposed = self._propose(batch) if batch.proposals else {}
         params = [self._joins[slot].params for slot in batch.slots]
-        hidden_TE = self._hidden(rows)
+        hidden_TE = self._hidden(self._own, rows.slots, rows.num_computed, rows.num_new)
         draws = self._sample(hidden_TE, rows) if rows.drawn.size else None
         prompt_logprobs = {
             row: list(self._prompt_logprobs(hidden_TE, rows, row))
@@ -228,20 +239,18 @@ class ModelRunner:
         agree as often as can be. Returns copies on the host, by row.
         """
         assert self._draft is not None, "only a runner with a draft model is asked for proposals"
-        model, backend = self._draft.model, self._draft.backend
         slots = np.array([batch.slots[row] for row in batch.proposals], dtype=np.int64)
         columns = [(proposal.start, proposal.num_new, proposal.num_tokens) for proposal in batch.proposals.values()]
         start, num_new, num_guessed = np.array(columns, dtype=np.int64).T
         known, last = start + num_new, np.cumsum(num_new) - 1
-        hidden_TE = model(self._step_tensors(slots, start, num_new, backend), backend)
+        hidden_TE = self._hidden(self._draft, slots, start, num_new)
         for ahead in range(num_guessed.max()):
             goes_on = num_guessed > ahead
             slots_G, num_tokens_G = slots[goes_on], known[goes_on] + ahead
             last_G = last[goes_on] if ahead == 0 else np.arange(len(slots_G))
             if ahead > 0:
-                ones = np.ones_like(slots_G)
-                hidden_TE = model(self._step_tensors(slots_G, num_tokens_G - 1, ones, backend), backend)
-            self._draw(model, hidden_TE, last_G, slots_G, num_tokens_G)
+                hidden_TE = self._hidden(self._draft, slots_G, num_tokens_G - 1, np.ones_like(slots_G))
+            self._draw(self._draft.model, hidden_TE, last_G, slots_G, num_tokens_G)
         starts = np.cumsum(num_guessed) - num_guessed
         places = np.repeat(self._places(slots, known) - starts, num_guessed) + np.arange(num_guessed.sum())
         guesses = to_host(self._token_list.index_select(0, self._to_device(places)))
@@ -251,23 +260,29 @@ class ModelRunner:
         places_N, token_ids_N = self._to_device(np.stack((np.concatenate(places), np.concatenate(token_ids))))
         self._token_list.index_copy_(0, places_N, token_ids_N.int())
 
-    def _hidden(self, rows: _Rows) -> Tensor:
-        """The hidden states of the rows' tokens, and of padding after them where a recorded step is played."""
-        num_padded = self._graphs.num_rows_for(len(rows.slots)) if (rows.num_new == 1).all() else None
-        if num_padded is None:
-            hidden_TE: Tensor = self._model(
-                self._step_tensors(rows.slots, rows.num_computed, rows.num_new, self._backend), self._backend
-            )
-            return hidden_TE
-        num_more = num_padded - len(rows.slots)
-        slots = np.concatenate((rows.slots, np.full(num_more, self._max_num_seqs)))
-        num_computed = np.concatenate((rows.num_computed, np.zeros(num_more, dtype=np.int64)))
-        return self._graphs.play(self._step_tensors(slots, num_computed, np.ones_like(slots), self._backend))
+    def _hidden(
+        self,
+        decoder: Decoder,
+        slots: NDArray[np.int64],
+        num_computed: NDArray[np.int64],
+        num_new: NDArray[np.int64],
+    ) -> Tensor:
+        """The hidden states of the rows' tokens, and of padding after them where a recorded step is played.
 
-    def _longest_decode(self, num_rows: int) -> StepTensors[Any]:
+        They hold until the next recorded step.
+        """
+        num_padded = decoder.graphs.num_rows_for(len(slots)) if (num_new == 1).all() else None
+        if num_padded is None:
+            return decoder.compute(self._step_tensors(slots, num_computed, num_new, decoder.backend))
+        num_more = num_padded - len(slots)
+        slots = np.concatenate((slots, np.full(num_more, self._max_num_seqs)))
+        num_computed = np.concatenate((num_computed, np.zeros(num_more, dtype=np.int64)))
+        return decoder.graphs.play(self._step_tensors(slots, num_computed, np.ones_like(slots), decoder.backend))
+
+    def _longest_decode(self, backend: AttentionBackend[Any], num_rows: int) -> StepTensors[Any]:
         """A decode step of padding at the end of the longest context."""
         ones = np.ones(num_rows, dtype=np.int64)
-        return self._step_tensors(ones * self._max_num_seqs, ones * (self._max_model_len - 1), ones, self._backend)
+        return self._step_tensors(ones * self._max_num_seqs, ones * (self._max_model_len - 1), ones, backend)
 
     def _step_tensors(
         self,
@@ -293,7 +308,7 @@ class ModelRunner:
     def _sample(self, hidden_TE: Tensor, rows: _Rows) -> Draws:
         slots = rows.slots[rows.drawn]
         num_tokens = (rows.num_computed + rows.num_new)[rows.drawn] - rows.num_after
-        return self._draw(self._model, hidden_TE, rows.ends[rows.drawn] - 1 - rows.num_after, slots, num_tokens)
+        return self._draw(self._own.model, hidden_TE, rows.ends[rows.drawn] - 1 - rows.num_after, slots, num_tokens)
 
     def _draw(
         self,
@@ -324,7 +339,7 @@ class ModelRunner:
         offset = int(rows.ends[row] - rows.num_new[row]) - first
         for start in range(first, last, PROMPT_LOGPROB_ROWS):
             stop = min(start + PROMPT_LOGPROB_ROWS, last)
-            logits_RV = self._model.logits(hidden_TE.narrow(0, offset + start, stop - start))
+            logits_RV = self._own.model.logits(hidden_TE.narrow(0, offset + start, stop - start))
             chosen_R = self._tokens_SL.select(0, join.slot).narrow(0, start + 1, stop - start).long()
             chosen, top_ids, top = token_logprobs(logits_RV, chosen_R, join.params.prompt_logprobs or 0)
             yield to_host(chosen), to_host(top_ids), to_host(top)

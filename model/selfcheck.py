@@ -7,7 +7,7 @@ step after the other. Here that is proved at the start, on the card, the driver 
 import random
 from collections.abc import Callable, Sequence
 
-from model.batch import Batch, Join, SamplingParams
+from model.batch import Batch, Join, Proposal, SamplingParams
 from model.description import Check
 from model.runner import ModelRunner
 
@@ -64,6 +64,16 @@ class Probe:
             return [runner.run(batch).token_ids for batch in batches]
         return [runner.read(results).token_ids for results in [runner.enqueue(batch) for batch in batches]]
 
+    def guesses(self, runner: ModelRunner) -> list[list[int]]:
+        """What the draft model says after the texts' beginnings, by DRAWN."""
+        texts = [text[:-NUM_DECODED] for text in self._texts]
+        batch = self._joined(DRAWN[: len(texts)], texts)
+        _fill(batch, [0] * len(texts), [len(text) + NUM_DECODED for text in texts], is_sampled=True)
+        batch.proposals = {row: Proposal(0, len(text), NUM_DECODED) for row, text in enumerate(texts)}
+        results = runner.enqueue(batch)
+        runner.read(results)
+        return [results.proposed[row].tolist() for row in range(len(texts))]
+
     @property
     def num_blocks(self) -> int:
         """How many blocks the texts take."""
@@ -110,6 +120,7 @@ def check_execution(runner: ModelRunner, probe: Probe, dtype: str, record: Calla
         return []
     checks = []
     expected = probe.logprobs(runner)
+    guesses = probe.guesses(runner) if runner.can_record_draft else None
     if runner.can_record:
         num_rows = 0
 
@@ -122,6 +133,8 @@ def check_execution(runner: ModelRunner, probe: Probe, dtype: str, record: Calla
         if not check.is_used:
             runner.drop_graphs()
         checks.append(Check(check.part, check.is_used, f"decode steps of up to {num_rows} rows; {check.note}"))
+        if check.is_used and guesses is not None:
+            checks.append(_recorded_guesses(runner, probe, guesses))
     else:
         checks.append(Check("CUDA graphs", False, "the attention back end can't be recorded"))
     checks.append(_overlap(runner, probe))
@@ -131,6 +144,22 @@ def check_execution(runner: ModelRunner, probe: Probe, dtype: str, record: Calla
 def one_line(error: Exception) -> str:
     """What a check's note says of a failure."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def _recorded_guesses(runner: ModelRunner, probe: Probe, expected: list[list[int]]) -> Check:
+    part = "CUDA graphs of the draft model"
+    try:
+        found = probe.guesses(runner)
+    except Exception as error:  # as above
+        runner.drop_draft_graphs()
+        return Check(part, False, f"it failed: {one_line(error)}")
+    pairs = [pair for texts in zip(found, expected, strict=True) for pair in zip(*texts, strict=True)]
+    num_equal = sum(ours == theirs for ours, theirs in pairs)
+    # Rounding may change one, and so what is guessed after it. Of wrong ones hardly any would be equal by chance.
+    is_equal = 2 * num_equal >= len(pairs)
+    if not is_equal:
+        runner.drop_draft_graphs()
+    return Check(part, is_equal, f"{num_equal} of {len(pairs)} guesses the same")
 
 
 def _overlap(runner: ModelRunner, probe: Probe) -> Check:

@@ -8,8 +8,9 @@ import torch
 from model.attention.base import AttentionBackend
 from model.attention.torch import TorchAttention
 from model.config import ModelConfig
+from model.decoder import Decoder
 from model.kv_cache import KVCache
-from model.runner import DraftModel, ModelRunner
+from model.runner import ModelRunner
 from model.sampler import Sampler
 from model.stream import HostStream
 from model.transformer import Transformer
@@ -58,5 +59,5 @@ def make_runner(
         max_model_len=MAX_MODEL_LEN,
         block_size=BLOCK,
         stream=FakeStream(),
-        draft=None if draft is None else DraftModel(Transformer(draft, torch.bfloat16, CUDA), backend(draft)),
+        draft=None if draft is None else Decoder(Transformer(draft, torch.bfloat16, CUDA), backend(draft)),
     )

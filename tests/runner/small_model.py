@@ -3,6 +3,7 @@
 import torch
 
 from model.attention.torch import TorchAttention
+from model.decoder import Decoder
 from model.kv_cache import KVCache
 from model.runner import ModelRunner
 from model.sampler import Sampler
@@ -29,18 +30,24 @@ def make_runner(
     attention: type[TorchAttention],
     stream: HostStream,
     kind_of_runner: type[ModelRunner] = ModelRunner,
+    draft: Transformer | None = None,
 ) -> tuple[ModelRunner, KVCache]:
     """With one more block than a scheduler would know."""
-    cache = KVCache(CONFIG, NUM_BLOCKS + 1, BLOCK, torch.float32, CPU)
-    backend = attention(CONFIG, cache)
-    poison(backend)
+
+    def backend() -> TorchAttention:
+        made = attention(CONFIG, KVCache(CONFIG, NUM_BLOCKS + 1, BLOCK, torch.float32, CPU))
+        poison(made)
+        return made
+
+    own = backend()
     runner = kind_of_runner(
         model,
-        backend,
+        own,
         Sampler(MAX_NUM_SEQS, CONFIG.vocab_size, CONFIG.eos_token_ids, CPU),
         max_num_seqs=MAX_NUM_SEQS,
         max_model_len=MAX_MODEL_LEN,
         block_size=BLOCK,
         stream=stream,
+        draft=None if draft is None else Decoder(draft, backend()),
     )
-    return runner, cache
+    return runner, own.cache

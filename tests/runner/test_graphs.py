@@ -13,6 +13,7 @@ from model.attention.torch import TorchAttention
 from model.batch import Batch, Join, SamplingParams
 from model.graphs import MAX_ROWS, copy_into, ladder
 from model.runner import ModelRunner
+from model.selfcheck import NUM_DECODED, Probe
 from model.stream import HostStream
 from model.transformer import Transformer
 from server.engine.engine import Engine
@@ -20,6 +21,8 @@ from server.engine.scheduler import SchedulerLimits
 from tests.engine.generation import neighbours, run
 from tests.recordable import DecodePlan, RecordableAttention
 from tests.runner.small_model import BLOCK, CONFIG, MAX_MODEL_LEN, MAX_NUM_SEQS, NUM_BLOCKS, make_runner, random_model
+
+PROBE = Probe(vocab_size=CONFIG.vocab_size, max_model_len=MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS, block_size=BLOCK)
 
 
 class Recorder(HostStream):
@@ -126,6 +129,25 @@ def test_recording_ends_when_its_memory_is_used_up_and_fewer_rows_are_filled_up(
     got, expected = run(engine(runner), requests), run(engine(plain), requests)
     assert stream.num_played > 20
     assert {key: one.token_ids for key, one in got.items()} == {key: one.token_ids for key, one in expected.items()}
+
+
+def test_the_draft_models_steps_are_played_too(model):
+    stream = Recorder()
+    recorded, _ = make_runner(model, RecordableAttention, stream, draft=random_model())
+    plain, _ = make_runner(model, TorchAttention, HostStream(), draft=random_model())
+    assert record(recorded) == MAX_NUM_SEQS
+    assert stream.num_recorded == 2 * len(ladder(MAX_NUM_SEQS))
+    assert PROBE.guesses(recorded) == PROBE.guesses(plain)
+    assert stream.num_played == NUM_DECODED - 1, "all guesses but the first, which a prompt's chunk gives"
+
+
+def test_the_models_share_the_memory_for_recordings(model):
+    stream = Recorder()
+    runner, _ = make_runner(model, RecordableAttention, stream, draft=random_model())
+    record(runner, max_bytes=10 * len(ladder(MAX_NUM_SEQS)) + 5)
+    assert stream.num_recorded == len(ladder(MAX_NUM_SEQS)) + 1
+    record(runner, max_bytes=10)
+    assert stream.num_recorded == len(ladder(MAX_NUM_SEQS)) + 2, "none is left for the draft model"
 
 
 @given(st.integers(1, 1000))

@@ -8,6 +8,7 @@ import torch
 from model import selfcheck
 from model.attention.torch import TorchAttention
 from model.batch import SamplingParams
+from model.graphs import ladder
 from model.kernels.triton.launches import Card, attention_launches
 from model.runner import ModelRunner
 from model.selfcheck import LONG, NUM_DECODED, Probe, agreement, check_execution
@@ -25,11 +26,16 @@ class Device(HostStream):
 
     is_asynchronous = True
 
-    def __init__(self, fault: str = "") -> None:
+    def __init__(self, fault: str = "", num_right: int = 0) -> None:
+        """`num_right`: so many recordings have no fault."""
         self.fault = fault
+        self.num_right = num_right
 
     def record(self, compute: Callable[[], None]) -> Callable[[], None]:
         compute()
+        self.num_right -= 1
+        if self.num_right >= 0:
+            return compute
         if self.fault == "can't record":
             raise RuntimeError("operation not permitted\n when stream is capturing")
         return (lambda: None) if self.fault == "plays nothing" else compute
@@ -81,6 +87,35 @@ def test_graphs_that_are_wrong_or_fail_are_dropped_and_all_else_goes_on(model, f
     assert note in checks["CUDA graphs"][1]
     assert checks["overlapped steps"][0]
     assert PROBE.logprobs(runner) == pytest.approx(PROBE.logprobs(plain), abs=1e-4)
+
+
+NUM_RECORDED = len(ladder(MAX_NUM_SEQS))
+
+
+def test_recorded_guesses_that_are_right_are_used(model):
+    runner, _ = make_runner(model, RecordableAttention, Device(), draft=random_model())
+    checks = check(runner)
+    assert checks["CUDA graphs of the draft model"] == (True, "12 of 12 guesses the same")
+    assert list(checks) == ["CUDA graphs", "CUDA graphs of the draft model", "overlapped steps"]
+
+
+def test_wrong_recordings_of_the_draft_model_alone_are_dropped(model):
+    runner, _ = make_runner(model, RecordableAttention, Device("plays nothing", NUM_RECORDED), draft=random_model())
+    plain, _ = make_runner(model, TorchAttention, HostStream(), draft=random_model())
+    checks = check(runner)
+    assert checks["CUDA graphs"][0]
+    is_used, note = checks["CUDA graphs of the draft model"]
+    assert not is_used
+    assert "of 12 guesses the same" in note
+    assert PROBE.guesses(runner) == PROBE.guesses(plain)
+
+
+def test_where_the_draft_model_alone_cannot_be_recorded_all_are_dropped(model):
+    runner, _ = make_runner(model, RecordableAttention, Device("can't record", NUM_RECORDED), draft=random_model())
+    checks = check(runner)
+    assert not checks["CUDA graphs"][0]
+    assert "CUDA graphs of the draft model" not in checks
+    assert checks["overlapped steps"][0]
 
 
 def test_overlap_that_changes_tokens_is_switched_off(model):
