@@ -1,8 +1,9 @@
 """Fills a Transformer's parameters from the safetensors files of a checkpoint."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ INDEX_FILE = "model.safetensors.index.json"
 STORED_DTYPES = ("F32", "F16", "BF16")
 MAX_HEADER_BYTES = 100_000_000
 """The bound of the safetensors library."""
+READERS = 4
+"""How many tensors are copied at once: a disk and a GPU serve several faster than one after the other, and while layers
+are packed the next ones are read."""
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -31,7 +35,7 @@ def load_weights(
     progress: Callable[[float], None] = lambda fraction: None,
     filled: Callable[[str], None] = lambda parameter: None,
 ) -> None:
-    """Copies every tensor of the checkpoint into the model, one at a time, converted to the model's dtype.
+    """Copies every tensor of the checkpoint into the model, a few at a time, converted to the model's dtype.
 
     Names, shapes and dtypes of all files are checked before the first copy. Calls `progress` with the fraction
     loaded, from 0 to 1, and `filled` with a parameter's name once all of it is there: from then on the loader no longer
@@ -47,15 +51,35 @@ def load_weights(
     num_missing = Counter(weight.parameter for in_file in weights.values() for weight in in_file)
     done = 0
     progress(0.0)
-    for path, in_file in weights.items():
-        for weight in in_file:
-            _copy(path, weight, parameters[weight.parameter])
-            num_missing[weight.parameter] -= 1
-            if num_missing[weight.parameter] == 0:
-                del parameters[weight.parameter]
-                filled(weight.parameter)
-            done += weight.num_elements
-            progress(done / total)
+    for weight in _copied(weights, parameters):
+        num_missing[weight.parameter] -= 1
+        if num_missing[weight.parameter] == 0:
+            del parameters[weight.parameter]
+            filled(weight.parameter)
+        done += weight.num_elements
+        progress(done / total)
+
+
+def _copied(weights: dict[Path, list[Weight]], parameters: Mapping[str, Tensor]) -> Iterator[Weight]:
+    """Copy each into its parameter, a few at a time, and yield them in order, once they are there."""
+    underway: deque[tuple[Weight, Future[None]]] = deque()
+    with ThreadPoolExecutor(READERS) as readers:
+        try:
+            for path, in_file in weights.items():
+                for weight in in_file:
+                    if len(underway) == READERS:
+                        yield _first(underway)
+                    underway.append((weight, readers.submit(_copy, path, weight, parameters[weight.parameter])))
+            while underway:
+                yield _first(underway)
+        finally:
+            readers.shutdown(cancel_futures=True)
+
+
+def _first(underway: deque[tuple[Weight, Future[None]]]) -> Weight:
+    weight, copied = underway.popleft()
+    copied.result()
+    return weight
 
 
 def _copy(path: Path, weight: Weight, parameter: Tensor) -> None:

@@ -4,6 +4,8 @@ import json
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from model import loader
 from model.errors import BadConfig, ModelError, UnsupportedModel, WeightMismatch
 from model.families.registry import config_from_directory
-from model.loader import load_weights
+from model.families.weights import Weight
+from model.loader import READERS, load_weights
 from model.transformer import Transformer
 
 CPU = torch.device("cpu")
@@ -99,6 +103,46 @@ def test_progress_runs_from_zero_to_one(checkpoint):
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     assert len(fractions) > 20
+
+
+def test_several_tensors_are_read_at_once_and_few_beyond_those_told_of(checkpoint, monkeypatch):
+    """The first ones wait for each other."""
+    meeting = threading.Barrier(READERS, timeout=10)
+    copy, begun, told = loader._copy, [], []
+
+    def copy_together(path: Path, weight: Weight, parameter: Tensor) -> None:
+        begun.append(weight.name)
+        if len(begun) <= READERS:
+            meeting.wait()
+        copy(path, weight, parameter)
+
+    def tell(parameter: str) -> None:
+        time.sleep(0.01)
+        told.append(parameter)
+        assert len(begun) <= len(told) + num_merged + READERS
+
+    num_merged = 2 * len(("k", "v", "up"))
+    """Tensors that another parameter's telling includes: q, k and v are one, and gate and up."""
+    monkeypatch.setattr(loader, "_copy", copy_together)
+    load_weights(Transformer(config_from_directory(checkpoint), torch.float32, CPU), checkpoint, filled=tell)
+    assert len(told) == 3 + 2 * 6
+
+
+def test_a_tensor_that_cannot_be_read_ends_the_loading(checkpoint, monkeypatch):
+    copy, begun = loader._copy, []
+
+    def fail_at_the_fifth(path: Path, weight: Weight, parameter: Tensor) -> None:
+        begun.append(weight.name)
+        if len(begun) == 5:
+            raise WeightMismatch("the disk is gone")
+        copy(path, weight, parameter)
+
+    monkeypatch.setattr(loader, "_copy", fail_at_the_fifth)
+    before = threading.active_count()
+    with pytest.raises(WeightMismatch, match="the disk is gone"):
+        load(checkpoint)
+    assert len(begun) <= 5 + READERS
+    assert threading.active_count() == before
 
 
 def test_rope_tables_and_a_tied_head_are_ignored(checkpoint):
@@ -242,7 +286,8 @@ def test_loading_never_holds_two_copies_of_the_weights(tmp_path):
 from pathlib import Path
 import torch
 from model.families.registry import config_from_directory
-from model.loader import load_weights
+from model.families.weights import Weight
+from model.loader import READERS, load_weights
 from model.transformer import Transformer
 
 def peak_bytes():
