@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.attention.base import AttentionBackend, StepTensors
-from model.batch import NOT_SAMPLED, Batch, Join, StepOutput, TokenLogprobs
-from model.constraint import Matcher
+from model.batch import Batch, Join, StepOutput
 from model.decoder import Decoder
 from model.graphs import DecodeGraphs, ladder
+from model.results import Listed, Results, on_host
 from model.sampler import Draws, Sampler, token_logprobs
 from model.slot_matchers import SlotMatchers, take
 from model.stream import Stream, stream_of, to_device, to_host
@@ -25,10 +25,6 @@ from model.transformer import Transformer
 # Logits of a prompt that wants its log-probabilities are made for this many positions at a time: at a vocabulary of
 # 128k one piece is 64 MiB.
 PROMPT_LOGPROB_ROWS = 128
-
-
-Listed = tuple[Tensor, Tensor, Tensor]
-"""What `token_logprobs` gives."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,26 +40,6 @@ class _Rows:
     """The row of each draw: those that draw, once, and once more for each of their drafts."""
     num_after: NDArray[np.int64]
     """How many of its row's draws come after each."""
-
-
-@dataclass(slots=True, frozen=True)
-class Results:
-    """What a step computed: copies on the host, which hold once `wait` came back."""
-
-    wait: Callable[[], None]
-    num_top: list[int | None]
-    """By row of the batch: how many of the most likely tokens its sequence wants listed beside a drawn one."""
-    drawn: list[int]
-    """The row of each of `draws`."""
-    draws: Draws | None
-    drafts: dict[int, list[int]]
-    """By row: the guesses that its draws are held against."""
-    proposed: dict[int, Tensor]
-    """The same, of those that the draft model made."""
-    prompt_logprobs: dict[int, list[Listed]]
-    """By row, in pieces."""
-    matchers: dict[int, Matcher]
-    """By row: those that go on by the drawn tokens."""
 
 
 class ModelRunner:
@@ -168,7 +144,7 @@ class ModelRunner:
     def read(self, results: Results) -> StepOutput:
         """Wait for a step's results. To be called in the order of `enqueue`, once for each step."""
         results.wait()
-        output = _output(results)
+        output = results.output()
         take(results.matchers, output)
         return output
 
@@ -176,19 +152,7 @@ class ModelRunner:
     def enqueue(self, batch: Batch) -> Results:
         """Tell the device to compute a batch, after all that it was told before. Waits for nothing."""
         self._take_in(batch)
-        num_draws = np.array(batch.is_sampled, dtype=np.int64)
-        for row, draft in batch.drafts.items():
-            num_draws[row] += len(draft)
-        for row, proposal in batch.proposals.items():
-            num_draws[row] += proposal.num_tokens
-        rows = _Rows(
-            slots=np.array(batch.slots, dtype=np.int64),
-            num_computed=np.array(batch.num_computed, dtype=np.int64),
-            num_new=np.array(batch.num_new, dtype=np.int64),
-            ends=np.cumsum(batch.num_new),
-            drawn=np.repeat(np.arange(len(num_draws)), num_draws),
-            num_after=np.repeat(np.cumsum(num_draws), num_draws) - np.arange(num_draws.sum()) - 1,
-        )
+        rows = _rows(batch)
         self._write_drafts(batch)
         proposed = self._propose(batch) if batch.proposals else {}
         params = [self._joins[slot].params for slot in batch.slots]
@@ -202,7 +166,7 @@ class ModelRunner:
         return Results(
             num_top=[p.logprobs for p in params],
             drawn=rows.drawn.tolist(),
-            draws=None if draws is None else _on_host(draws),
+            draws=None if draws is None else on_host(draws),
             drafts=batch.drafts,
             proposed=proposed,
             prompt_logprobs=prompt_logprobs,
@@ -291,13 +255,16 @@ class ModelRunner:
         num_new: NDArray[np.int64],
         backend: AttentionBackend[Any],
     ) -> StepTensors[Any]:
-        starts = np.cumsum(num_new) - num_new
-        positions_T = np.arange(num_new.sum()) + np.repeat(num_computed - starts, num_new)
-        slots_T = np.repeat(slots, num_new)
+        if (num_new == 1).all():
+            slots_T, positions_T = slots, num_computed
+        else:
+            starts = np.cumsum(num_new) - num_new
+            slots_T = np.repeat(slots, num_new)
+            positions_T = np.arange(len(slots_T)) + np.repeat(num_computed - starts, num_new)
         blocks_T = self._block_tables[slots_T, positions_T // self.block_size].astype(np.int64)
         write_T = blocks_T * self.block_size + positions_T % self.block_size
         read_T = self._places(slots_T, positions_T)
-        read, positions, write = self._to_device(np.stack((read_T, positions_T, write_T)))
+        read, positions, write = self._to_device(np.array((read_T, positions_T, write_T)))
         return StepTensors(
             token_ids_T=self._token_list.index_select(0, read).long(),
             positions_T=positions,
@@ -320,10 +287,12 @@ class ModelRunner:
     ) -> Draws:
         """Draw the token that follows the `num_tokens` tokens of each slot, and put it after them.
 
-        `last`: where in `hidden_TE` the last of these tokens is.
+        `last`: where in `hidden_TE` the last of these tokens is, ascending.
         """
-        last_R, next_R = self._to_device(np.stack((last, self._places(slots, num_tokens))))
-        logits_RV = model.logits(hidden_TE.index_select(0, last_R))
+        last_R, next_R = self._to_device(np.array((last, self._places(slots, num_tokens))))
+        is_whole_beginning = last[-1] == len(last) - 1  # they ascend
+        hidden_RE = hidden_TE.narrow(0, 0, len(last)) if is_whole_beginning else hidden_TE.index_select(0, last_R)
+        logits_RV = model.logits(hidden_RE)
         # Computed while the device, which was only told what to do, computes the logits.
         masks = self._matchers.masks(slots.tolist())
         draws = self._sampler.sample(logits_RV, slots.tolist(), num_tokens.tolist(), self._tokens_SL, masks)
@@ -352,47 +321,23 @@ class ModelRunner:
         return to_device(column, self._device)
 
 
-def _on_host(draws: Draws) -> Draws:
-    listed = (draws.chosen_logprob_R, draws.top_ids_RK, draws.top_RK)
-    return Draws(to_host(draws.token_ids_R), *(None if part is None else to_host(part) for part in listed))
-
-
-def _output(results: Results) -> StepOutput:
-    output = StepOutput(token_ids=[NOT_SAMPLED] * len(results.num_top))
-    if results.draws is not None:
-        drafts = results.drafts | {row: drafts.tolist() for row, drafts in results.proposed.items()}
-        drawn: dict[int, list[int]] = {}
-        for row, token_id in zip(results.drawn, results.draws.token_ids_R.tolist(), strict=True):
-            drawn.setdefault(row, []).append(token_id)
-        for row, token_ids in drawn.items():
-            output.token_ids[row] = token_ids[0]
-            if drafts.get(row):
-                output.accepted[row] = _accepted(token_ids, drafts[row])
-        _list_draws(results.draws, results, output)
-    for row, pieces in results.prompt_logprobs.items():
-        if pieces:
-            output.prompt_logprobs[row] = [entry for piece in pieces for entry in _entries(*piece)]
-    return output
-
-
-def _accepted(token_ids: list[int], draft: list[int]) -> list[int]:
-    """The draws after the first that follow right drafts: a wrong one makes all that was computed after it void."""
-    num_right = next(
-        (i for i, (token, guess) in enumerate(zip(token_ids, draft, strict=False)) if token != guess), len(draft)
+def _rows(batch: Batch) -> _Rows:
+    num_new = np.array(batch.num_new, dtype=np.int64)
+    drawn = np.flatnonzero(batch.is_sampled)
+    num_after = np.zeros_like(drawn)
+    if batch.drafts or batch.proposals:
+        num_draws = np.array(batch.is_sampled, dtype=np.int64)
+        for row, draft in batch.drafts.items():
+            num_draws[row] += len(draft)
+        for row, proposal in batch.proposals.items():
+            num_draws[row] += proposal.num_tokens
+        drawn = np.repeat(np.arange(len(num_draws)), num_draws)
+        num_after = np.repeat(np.cumsum(num_draws), num_draws) - np.arange(len(drawn)) - 1
+    return _Rows(
+        slots=np.array(batch.slots, dtype=np.int64),
+        num_computed=np.array(batch.num_computed, dtype=np.int64),
+        num_new=num_new,
+        ends=np.cumsum(num_new),
+        drawn=drawn,
+        num_after=num_after,
     )
-    return [token for token in token_ids[1 : num_right + 1] if token >= 0]
-
-
-def _list_draws(draws: Draws, results: Results, output: StepOutput) -> None:
-    if draws.chosen_logprob_R is None or draws.top_ids_RK is None or draws.top_RK is None:
-        return
-    entries = _entries(draws.chosen_logprob_R, draws.top_ids_RK, draws.top_RK)
-    for row, entry in zip(results.drawn, entries, strict=True):
-        num_top = results.num_top[row]
-        if num_top is not None:
-            output.logprobs[row] = TokenLogprobs(entry.chosen, entry.top_ids[:num_top], entry.top[:num_top])
-
-
-def _entries(chosen_R: Tensor, top_ids_RK: Tensor, top_RK: Tensor) -> list[TokenLogprobs]:
-    columns = zip(chosen_R.tolist(), top_ids_RK.tolist(), top_RK.tolist(), strict=True)
-    return [TokenLogprobs(chosen, top_ids, top) for chosen, top_ids, top in columns]

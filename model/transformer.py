@@ -61,7 +61,7 @@ class Transformer(nn.Module):
             self.head = Linear(config.hidden_size, config.vocab_size, False, dtype, device)
 
     def forward(self, step: StepTensors[Any], backend: AttentionBackend[Any]) -> Tensor:
-        """Computes the step's tokens and keeps their keys and values. Returns hidden_TE, after the last norm."""
+        """Computes the step's tokens and keeps their keys and values. Returns hidden_TE for `logits`."""
         rotation = self.rope.rotation(step.positions_T, self.dtype)
         x_TE: Tensor = self.embedding(step.token_ids_T)
         for layer in self.layers:

@@ -39,28 +39,28 @@ class Rope:
     def __init__(self, rope: RopeConfig, head_dim: int, device: torch.device) -> None:
         self.rope = rope
         self.head_dim = head_dim
-        self.frequency_P = _frequencies(rope, head_dim).to(device)
+        frequency_P = _frequencies(rope, head_dim)
+        # With the sign of sin_T1D: a cosine is that of either sign, a sine takes its own from it.
+        self.frequency_D = torch.cat((-frequency_P, frequency_P)).to(device)
 
     def rotation(self, positions_T: Tensor, dtype: torch.dtype) -> Rotation:
         """The rotation of tokens at these positions, for heads of this dtype."""
         position_T1 = positions_T.unsqueeze(1).float()
-        frequency = self._dynamic(position_T1) if self.rope.kind == "dynamic" else self.frequency_P
-        angle_TP = position_T1 * frequency
-        cos_TP = angle_TP.cos() * self.rope.attention_factor
-        sin_TP = angle_TP.sin() * self.rope.attention_factor
-        cos_TD = torch.cat((cos_TP, cos_TP), dim=1)
-        sin_TD = torch.cat((-sin_TP, sin_TP), dim=1)
+        angle_TD = position_T1 * (self._dynamic(position_T1) if self.rope.kind == "dynamic" else self.frequency_D)
+        cos_TD, sin_TD = angle_TD.cos(), angle_TD.sin()
+        if self.rope.attention_factor != 1:
+            cos_TD, sin_TD = cos_TD * self.rope.attention_factor, sin_TD * self.rope.attention_factor
         return Rotation(cos_TD.unsqueeze(1).to(dtype), sin_TD.unsqueeze(1).to(dtype))
 
     def _dynamic(self, position_T1: Tensor) -> Tensor:
-        """NTK-aware scaling by length (bloc97 and emozilla 2023): a base for each token. Returns frequency_TP."""
+        """NTK-aware scaling by length (bloc97 and emozilla 2023): a base for each token. Returns frequency_TD."""
         rope = self.rope
         stretch_T1 = (position_T1 + 1).clamp(min=rope.original_max_position) / rope.original_max_position
         exponent = self.head_dim / (self.head_dim - 2)
         base_scale_T1 = (rope.factor * stretch_T1 - (rope.factor - 1)) ** exponent
         # (theta * s) ** -(p / P) = frequency * s ** -(p / P)
-        pair_P = torch.arange(self.head_dim // 2, device=position_T1.device)
-        return self.frequency_P * base_scale_T1 ** (-2.0 * pair_P / self.head_dim)
+        pair_D = torch.arange(self.head_dim, device=position_T1.device) % (self.head_dim // 2)
+        return self.frequency_D * base_scale_T1 ** (-2.0 * pair_D / self.head_dim)
 
 
 def _frequencies(rope: RopeConfig, head_dim: int) -> Tensor:

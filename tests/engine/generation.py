@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from model.batch import Batch, SamplingParams, StepOutput, TokenLogprobs
 from model.build import build_runner
 from model.description import RunnerOptions
-from model.runner import ModelRunner, Results
+from model.results import Results
+from model.runner import ModelRunner
 from server.engine.drafting import UNKNOWN_COSTS, StepCosts
 from server.engine.engine import Engine
 from server.engine.messages import Choice, Request, StepResult

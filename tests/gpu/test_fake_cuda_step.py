@@ -14,7 +14,8 @@ from model.batch import Batch, Join, Proposal, SamplingParams
 from model.cache_size import largest_batch
 from model.config import ModelConfig, RopeConfig
 from model.kv_cache import FP8, KVCache
-from model.runner import ModelRunner, Results
+from model.results import Results
+from model.runner import ModelRunner
 from server.engine.engine import Engine
 from server.engine.messages import Choice, Request
 from server.engine.scheduler import SchedulerLimits

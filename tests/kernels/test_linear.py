@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config import Activation
-from model.kernels.cpu.layers import CpuLinear, CpuNorm
+from model.kernels.cpu.layers import CpuLinear
 from model.kernels.cpu.layout import GROUP, LINE_INPUTS, PackedWeight, interleaved, interleaved_rows, pack, padded_bias
 from model.kernels.cpu.library import library
 from model.layers.mlp import ACTIVATIONS
@@ -160,9 +160,3 @@ def test_the_largest_sums_of_whole_numbers_are_exact(level, weight_format, sign)
     weight, x = pack(kernels(level), weight_OI, weight_format), torch.full((1, 64), float(sign))
     expected = functional.linear(x.double(), dense(weight).double())
     assert torch.allclose(CpuLinear(kernels(level), weight)(x).double(), expected, rtol=1e-6)
-
-
-@each_level
-def test_the_norm_is_torchs(level):
-    norm, x = norm_of(77), random(5, 77, seed=4)
-    assert torch.allclose(CpuNorm(kernels(level), norm)(x), norm(x), atol=1e-6)

@@ -6,7 +6,6 @@
 
 #define DECLARE(level)                                                                            \
   void linear_##level(Context*, const Linear*, const float*, int64_t, float*);                    \
-  void norm_##level(Context*, const float*, float, int64_t, const float*, int64_t, float*);       \
   void embed_##level(Context*, const Linear*, const int64_t*, int64_t, float*);                   \
   void attention_##level(Context*, const Heads*, const Rows*, const Projections*, char*, float*); \
   void choose_##level(Context*, const Choices*, const float*, int64_t*);                          \
@@ -14,7 +13,7 @@
   void pack_##level(Context*, const Packing*);
 
 #define TABLE(level)                                                                                               \
-  {#level, linear_##level, norm_##level, embed_##level, attention_##level, choose_##level, forbid_##level, pack_##level}
+  {#level, linear_##level, embed_##level, attention_##level, choose_##level, forbid_##level, pack_##level}
 
 DECLARE(plain)
 #if defined(__x86_64__)
@@ -71,11 +70,6 @@ const char* nexttoken_level(const Context* context) { return kernels_of(context)
 
 void nexttoken_linear(Context* context, const Linear* linear, const float* x, int64_t num_rows, float* y) {
   kernels_of(context).linear(context, linear, x, num_rows, y);
-}
-
-void nexttoken_norm(Context* context, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows,
-                    float* y) {
-  kernels_of(context).norm(context, weight, eps, size, x, num_rows, y);
 }
 
 void nexttoken_embed(Context* context, const Linear* linear, const int64_t* outputs, int64_t count, float* to) {

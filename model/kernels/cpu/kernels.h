@@ -105,7 +105,6 @@ struct Layer {
 struct Kernels {
   const char* name;
   void (*linear)(Context*, const Linear*, const float* x, int64_t num_rows, float* y);
-  void (*norm)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows, float* y);
   // The rows of the weights that have these numbers.
   void (*embed)(Context*, const Linear*, const int64_t* outputs, int64_t count, float* to);
   void (*attention)(Context*, const Heads*, const Rows*, const Projections*, char* cache, float* out);

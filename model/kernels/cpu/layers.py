@@ -45,19 +45,23 @@ class CpuLinear:
         self.weight = weight
         self.num_outputs = weight.num_outputs // 2 if epilogue == "gated" else weight.num_outputs
         self._bias = None if bias is None else bias.float().contiguous()
-        self._norm = None if norm is None else norm.weight.float().contiguous()
         self.arguments = LinearArguments(
             weight=weight.lines_PL64.data_ptr(),
             scale=_pointer(weight.scale_PG16),
             bias=_pointer(self._bias),
-            norm=_pointer(self._norm),
-            eps=norm.eps if norm else 0.0,
             num_inputs=weight.num_inputs,
             num_outputs=self.num_outputs,
             format=FORMATS[weight.format],
             epilogue=EPILOGUES[epilogue],
             activation=ACTIVATIONS[activation],
         )
+        if norm is not None:
+            self.begin_with(norm)
+
+    def begin_with(self, norm: RMSNorm) -> None:
+        """Take rows through this norm before they are multiplied."""
+        self._norm_I = norm.weight.float().contiguous()
+        self.arguments.norm, self.arguments.eps = self._norm_I.data_ptr(), norm.eps
 
     def __call__(self, x_TI: Tensor) -> Tensor:
         """The product, float32."""
@@ -130,21 +134,6 @@ class CpuLayers(nn.Module):
             addressof(step.plan.rows),
         )
         return x_TE
-
-
-class CpuNorm(nn.Module):
-    """RMSNorm."""
-
-    def __init__(self, kernels: CpuKernels, norm: RMSNorm) -> None:
-        super().__init__()
-        self._kernels = kernels
-        self.register_buffer("weight", norm.weight.float(), persistent=False)
-        self.eps = norm.eps
-
-    def forward(self, x_TE: Tensor) -> Tensor:
-        """The normalised rows."""
-        y_TE: Tensor = operators.norm(x_TE.contiguous(), self.get_buffer("weight"), self.eps, self._kernels.address)
-        return y_TE
 
 
 class CpuEmbedding(nn.Module):

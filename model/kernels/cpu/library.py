@@ -2,7 +2,7 @@
 
 import ctypes
 import weakref
-from ctypes import c_char_p, c_float, c_int, c_int64, c_void_p
+from ctypes import c_char_p, c_int, c_int64, c_void_p
 from functools import cache
 
 from model.errors import UnsupportedModel
@@ -15,7 +15,6 @@ _FUNCTIONS = {
     "close": ((c_void_p,), None),
     "level": ((c_void_p,), c_char_p),
     "linear": ((c_void_p, c_void_p, c_void_p, c_int64, c_void_p), None),
-    "norm": ((c_void_p, c_void_p, c_float, c_int64, c_void_p, c_int64, c_void_p), None),
     "embed": ((c_void_p, c_void_p, c_void_p, c_int64, c_void_p), None),
     "attention": ((c_void_p,) * 6, None),
     "layers": ((c_void_p, c_void_p, c_void_p, c_int64, *(c_void_p,) * 6), None),

@@ -210,11 +210,3 @@ void OF_LEVEL(linear, LEVEL)(Context* context, const Linear* l, const float* x, 
   if (l->format == INT8) linear<INT8>(context, *l, x, num_rows, y);
   if (l->format == INT4) linear<INT4>(context, *l, x, num_rows, y);
 }
-
-void OF_LEVEL(norm, LEVEL)(Context*, const float* weight, float eps, int64_t size, const float* x, int64_t num_rows,
-                           float* y) {
-  for (int64_t row = 0; row < num_rows; ++row, x += size, y += size) {
-    const float factor = inverse_norm(x, size, eps);
-    for (int64_t i = 0; i < size; ++i) y[i] = x[i] * factor * weight[i];
-  }
-}

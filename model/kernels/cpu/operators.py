@@ -50,18 +50,6 @@ def linear(x_TI: Tensor, kernels: int, linear: int, num_outputs: int) -> Tensor:
 
 
 @_operator(
-    "(Tensor x, Tensor weight, float eps, int kernels) -> Tensor",
-    lambda x, weight, eps, kernels: torch.empty_like(x),
-)
-def norm(x_TE: Tensor, weight_E: Tensor, eps: float, kernels: int) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight for each row."""
-    y_TE, size = torch.empty_like(x_TE), weight_E.shape[0]
-    arguments = weight_E.data_ptr(), eps, size, _pointer(x_TE), x_TE.shape[0], y_TE.data_ptr()
-    library().nexttoken_norm(kernels, *arguments)
-    return y_TE
-
-
-@_operator(
     "(Tensor token_ids, int kernels, int linear, int size) -> Tensor",
     lambda token_ids, kernels, linear, size: token_ids.new_empty(token_ids.shape[0], size, dtype=torch.float32),
 )

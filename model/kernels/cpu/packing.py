@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 from torch import nn
 
-from model.kernels.cpu.layers import CpuBlock, CpuEmbedding, CpuHead, CpuLayers, CpuLinear, CpuNorm
+from model.kernels.cpu.layers import CpuBlock, CpuEmbedding, CpuHead, CpuLayers, CpuLinear
 from model.kernels.cpu.layout import WeightFormat
 from model.kernels.cpu.library import CpuKernels
 from model.layers.embedding import Embedding
@@ -52,6 +52,16 @@ class Packer:
         blocks = [block for block in self._model.layers if isinstance(block, CpuBlock)]
         if len(blocks) == self._model.config.num_layers:
             self._model.layers = nn.ModuleList([CpuLayers(self._kernels, blocks)])
+        if self._num_missing.total() == 0:
+            self._give_the_last_norm_to_the_head()
+
+    def _give_the_last_norm_to_the_head(self) -> None:
+        """So that only rows whose logits are wanted go through it, within the product."""
+        head, norm = self._model.head or self._model.embedding, self._model.norm
+        assert isinstance(head, CpuHead | CpuEmbedding)
+        assert isinstance(norm, RMSNorm)
+        head.product.begin_with(norm)
+        self._model.add_module("norm", nn.Identity())
 
     def _packed(self, layer: nn.Module) -> nn.Module:
         if isinstance(layer, Block):
@@ -62,7 +72,7 @@ class Packer:
         if isinstance(layer, Embedding):
             return CpuEmbedding(self._kernels, self._format, layer)
         if isinstance(layer, RMSNorm):
-            return CpuNorm(self._kernels, layer)
+            return layer
         assert isinstance(layer, Linear), f"no kernel for {type(layer).__name__}"
         return CpuHead(self._kernels, self._format, layer)
 
