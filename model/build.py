@@ -100,6 +100,7 @@ def build_runner(options: RunnerOptions, progress: Progress) -> tuple[ModelRunne
         _probe(options, chosen),
         name_of(chosen.dtype),
         lambda: runner.record_graphs(num_blocks, GRAPH_BYTES, recording),
+        lambda: runner.record_draft_graphs(num_blocks, GRAPH_BYTES, recording),
     )
     runner.run(largest_batch(1, 1, 1, options.block_size))
     checks = [*loaded.checks, *([] if draft is None else draft.checks), *sampling_checks, *checks]

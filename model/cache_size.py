@@ -16,8 +16,8 @@ CPU_CACHE_SHARE = 0.25
 # The cache has room for this many sequences of full length, if memory allows, even where fewer run at once: what has
 # ended is worth keeping for those that begin alike.
 MIN_CACHED_SEQS = 16
-# Set aside for recorded decode steps. They share the memory of the largest, which for 256 rows of a model with 8192
-# numbers a token is a tenth of this; the rest is for what the driver keeps of each.
+# Set aside for the recorded decode steps of one model. They share the memory of the largest, which for 256 rows of a
+# model with 8192 numbers a token is a tenth of this; the rest is for what the driver keeps of each.
 GRAPH_BYTES = 2**29
 
 
@@ -50,7 +50,7 @@ def _cache_budget(
         return int(available_memory() * CPU_CACHE_SHARE)
     torch.cuda.reset_peak_memory_stats(device)  # of what loading took besides the weights
     trial = make_trial()
-    graph_bytes = GRAPH_BYTES if trial.can_record else 0
+    graph_bytes = GRAPH_BYTES * (trial.can_record + trial.can_record_draft)
     try:
         trial.run(largest)
     except torch.OutOfMemoryError:

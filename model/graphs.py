@@ -61,22 +61,20 @@ class DecodeGraphs:
         sizes: list[int],
         max_bytes: int,
         progress: Callable[[float], None],
-    ) -> int:
+    ) -> None:
         """Record a step for each of `sizes`, from the largest down, until they have taken `max_bytes`.
 
         `make_step(n)` gives a step of n rows with the longest context, whose tensors become the recording's own;
         `compute` gives its hidden states. Smaller recordings use the memory of the largest again, and what is left
-        unrecorded is filled up to the next larger one, so an early end costs speed alone. Returns the bytes taken.
+        unrecorded is filled up to the next larger one, so an early end costs speed alone.
         """
-        free_before, num_bytes = stream.free_bytes(), 0
+        free_before = stream.free_bytes()
         for number, size in enumerate(sorted(sizes, reverse=True)):
-            if num_bytes >= max_bytes:
-                break
             progress(number / len(sizes))
             self._recordings[size] = _Recording(stream, make_step(size), compute)
-            num_bytes = free_before - stream.free_bytes()
+            if free_before - stream.free_bytes() > max_bytes:
+                break
         self._sizes = sorted(self._recordings)
-        return num_bytes
 
     def num_rows_for(self, num_rows: int) -> int | None:
         """The number of rows to fill a decode step of `num_rows` up to; None where it can't be played."""

@@ -24,8 +24,8 @@ STORED_DTYPES = ("F32", "F16", "BF16")
 MAX_HEADER_BYTES = 100_000_000
 """The bound of the safetensors library."""
 READERS = 4
-"""How many tensors are copied at once: a disk and a GPU serve several faster than one after the other, and while layers
-are packed the next ones are read."""
+"""How many tensors are copied at once: a disk serves several faster than one after the other, and while a layer is
+packed the next ones are read."""
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -84,7 +84,7 @@ def _first(underway: deque[tuple[Weight, Future[None]]]) -> Weight:
 
 def _copy(path: Path, weight: Weight, parameter: Tensor) -> None:
     # The file is opened for each tensor: a mapping that lives on keeps every page it has touched in this process,
-    # which would count as a second copy of the model against a container's limit.
+    # which would count as a second copy of the model against a container's limit. So only READERS tensors are mapped.
     with _opened(path) as file:
         rows = parameter[weight.first_row : weight.first_row + weight.shape[0]]
         rows.copy_(file.get_tensor(weight.name))

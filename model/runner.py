@@ -96,10 +96,9 @@ class ModelRunner:
     def drop_graphs(self) -> None:
         """Compute decode steps anew, not from recordings."""
         self._own.graphs = DecodeGraphs()
-        self.drop_draft_graphs()
 
     def drop_draft_graphs(self) -> None:
-        """The same for the draft model alone."""
+        """The same for the draft model."""
         if self._draft is not None:
             self._draft.graphs = DecodeGraphs()
 
@@ -115,27 +114,30 @@ class ModelRunner:
 
     @torch.inference_mode()
     def record_graphs(self, padding_block: int, max_bytes: int, progress: Callable[[float], None]) -> int:
-        """Record decode steps, where the back ends can be recorded, in about `max_bytes` of memory.
+        """Record decode steps, where the back end can be recorded, in about `max_bytes` of memory.
 
-        Rows of padding write to `padding_block`, which no sequence may have. Returns the most rows of a recorded step
-        of the model's own.
+        Rows of padding write to `padding_block`, which no sequence may have. Returns the most rows of a recorded step.
         """
+        return self._record(self._own, padding_block, max_bytes, progress) if self.can_record else 0
+
+    @torch.inference_mode()
+    def record_draft_graphs(self, padding_block: int, max_bytes: int, progress: Callable[[float], None]) -> int:
+        """The same for the draft model, if there is one."""
+        if self._draft is None or not self.can_record_draft:
+            return 0
+        return self._record(self._draft, padding_block, max_bytes, progress)
+
+    def _record(self, decoder: Decoder, padding_block: int, max_bytes: int, progress: Callable[[float], None]) -> int:
         self._block_tables[self._max_num_seqs] = padding_block
-        decoders = [one for one in (self._own, self._draft) if one is not None and one.backend.can_record]
-
-        def told(number: int, fraction: float) -> None:
-            progress((number + fraction) / len(decoders))
-
-        for number, decoder in enumerate(decoders):
-            max_bytes -= decoder.graphs.record(
-                self._stream,
-                partial(self._longest_decode, decoder.backend),
-                decoder.compute,
-                sizes=ladder(self._max_num_seqs),
-                max_bytes=max_bytes,
-                progress=partial(told, number),
-            )
-        return self._own.graphs.max_rows
+        decoder.graphs.record(
+            self._stream,
+            partial(self._longest_decode, decoder.backend),
+            decoder.compute,
+            sizes=ladder(self._max_num_seqs),
+            max_bytes=max_bytes,
+            progress=progress,
+        )
+        return decoder.graphs.max_rows
 
     def run(self, batch: Batch) -> StepOutput:
         """Compute the batch's tokens, draw a next token for the rows that reach their end."""
@@ -287,11 +289,11 @@ class ModelRunner:
     ) -> Draws:
         """Draw the token that follows the `num_tokens` tokens of each slot, and put it after them.
 
-        `last`: where in `hidden_TE` the last of these tokens is, ascending.
+        `last`: where in `hidden_TE` the last of these tokens is, strictly ascending.
         """
         last_R, next_R = self._to_device(np.array((last, self._places(slots, num_tokens))))
-        is_whole_beginning = last[-1] == len(last) - 1  # they ascend
-        hidden_RE = hidden_TE.narrow(0, 0, len(last)) if is_whole_beginning else hidden_TE.index_select(0, last_R)
+        are_first_rows = last[-1] == len(last) - 1
+        hidden_RE = hidden_TE.narrow(0, 0, len(last)) if are_first_rows else hidden_TE.index_select(0, last_R)
         logits_RV = model.logits(hidden_RE)
         # Computed while the device, which was only told what to do, computes the logits.
         masks = self._matchers.masks(slots.tolist())

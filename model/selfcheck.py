@@ -65,14 +65,17 @@ class Probe:
         return [runner.read(results).token_ids for results in [runner.enqueue(batch) for batch in batches]]
 
     def guesses(self, runner: ModelRunner) -> list[list[int]]:
-        """What the draft model says after the texts' beginnings, by DRAWN."""
-        texts = [text[:-NUM_DECODED] for text in self._texts]
-        batch = self._joined(DRAWN[: len(texts)], texts)
-        _fill(batch, [0] * len(texts), [len(text) + NUM_DECODED for text in texts], is_sampled=True)
-        batch.proposals = {row: Proposal(0, len(text), NUM_DECODED) for row, text in enumerate(texts)}
-        results = runner.enqueue(batch)
-        runner.read(results)
-        return [results.proposed[row].tolist() for row in range(len(texts))]
+        """What the draft model says after the texts' beginnings, by DRAWN: together, and after one of them alone."""
+        found: list[list[int]] = []
+        for num_rows in (len(self._texts), 1):
+            texts = [text[:-NUM_DECODED] for text in self._texts[:num_rows]]
+            batch = self._joined(DRAWN[:num_rows], texts)
+            _fill(batch, [0] * num_rows, [len(text) + NUM_DECODED for text in texts], is_sampled=True)
+            batch.proposals = {row: Proposal(0, len(text), NUM_DECODED) for row, text in enumerate(texts)}
+            results = runner.enqueue(batch)
+            runner.read(results)
+            found += [results.proposed[row].tolist() for row in range(num_rows)]
+        return found
 
     @property
     def num_blocks(self) -> int:
@@ -109,18 +112,20 @@ def agreement(part: str, dtype: str, expected: list[float], compute: Callable[[]
     )
 
 
-def check_execution(runner: ModelRunner, probe: Probe, dtype: str, record: Callable[[], int]) -> list[Check]:
+def check_execution(
+    runner: ModelRunner, probe: Probe, dtype: str, record: Callable[[], int], record_draft: Callable[[], int]
+) -> list[Check]:
     """Prove recorded and overlapped steps against plain ones, and switch off in the runner what is not proved.
 
-    `record` makes the recordings and returns the most rows that one has. Nothing is checked on a device that has
-    neither. Slot and block numbers of the probe must not be in use.
+    `record` makes the recordings of the model, `record_draft` those of the draft model; both return the most rows that
+    one has. Nothing is checked on a device that has neither. Slot and block numbers of the probe must not be in use.
     """
     if not runner.is_asynchronous or probe.is_empty:
         record()
+        record_draft()
         return []
     checks = []
     expected = probe.logprobs(runner)
-    guesses = probe.guesses(runner) if runner.can_record_draft else None
     if runner.can_record:
         num_rows = 0
 
@@ -133,10 +138,10 @@ def check_execution(runner: ModelRunner, probe: Probe, dtype: str, record: Calla
         if not check.is_used:
             runner.drop_graphs()
         checks.append(Check(check.part, check.is_used, f"decode steps of up to {num_rows} rows; {check.note}"))
-        if check.is_used and guesses is not None:
-            checks.append(_recorded_guesses(runner, probe, guesses))
     else:
         checks.append(Check("CUDA graphs", False, "the attention back end can't be recorded"))
+    if runner.can_record_draft:
+        checks.append(_recorded_guesses(runner, probe, record_draft))
     checks.append(_overlap(runner, probe))
     return checks
 
@@ -146,20 +151,25 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
-def _recorded_guesses(runner: ModelRunner, probe: Probe, expected: list[list[int]]) -> Check:
+def _recorded_guesses(runner: ModelRunner, probe: Probe, record: Callable[[], int]) -> Check:
     part = "CUDA graphs of the draft model"
     try:
+        expected = probe.guesses(runner)
+        num_rows = record()
         found = probe.guesses(runner)
     except Exception as error:  # as above
         runner.drop_draft_graphs()
         return Check(part, False, f"it failed: {one_line(error)}")
-    pairs = [pair for texts in zip(found, expected, strict=True) for pair in zip(*texts, strict=True)]
+    # Without the first of each text, which no recorded step gives.
+    pairs = [
+        pair for ours, theirs in zip(found, expected, strict=True) for pair in zip(ours[1:], theirs[1:], strict=True)
+    ]
     num_equal = sum(ours == theirs for ours, theirs in pairs)
-    # Rounding may change one, and so what is guessed after it. Of wrong ones hardly any would be equal by chance.
+    # Rounding may change one, and so those after it; of guesses from wrong numbers hardly any would be equal.
     is_equal = 2 * num_equal >= len(pairs)
     if not is_equal:
         runner.drop_draft_graphs()
-    return Check(part, is_equal, f"{num_equal} of {len(pairs)} guesses the same")
+    return Check(part, is_equal, f"decode steps of up to {num_rows} rows; {num_equal} of {len(pairs)} guesses the same")
 
 
 def _overlap(runner: ModelRunner, probe: Probe) -> Check:

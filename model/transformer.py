@@ -61,7 +61,10 @@ class Transformer(nn.Module):
             self.head = Linear(config.hidden_size, config.vocab_size, False, dtype, device)
 
     def forward(self, step: StepTensors[Any], backend: AttentionBackend[Any]) -> Tensor:
-        """Computes the step's tokens and keeps their keys and values. Returns hidden_TE for `logits`."""
+        """Computes the step's tokens and keeps their keys and values. Returns hidden_TE for `logits`.
+
+        They went through the last norm, unless that is a part of the head (model/kernels/cpu/packing.py).
+        """
         rotation = self.rope.rotation(step.positions_T, self.dtype)
         x_TE: Tensor = self.embedding(step.token_ids_T)
         for layer in self.layers:

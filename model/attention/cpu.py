@@ -47,9 +47,6 @@ class CpuAttention:
     ) -> None:
         """Raises NotEnoughMemory, naming the size, when there's no room for that many blocks."""
         self._kernels = kernels
-        self.num_heads = config.num_heads
-        self.num_kv_heads = config.num_kv_heads
-        self.head_dim = config.head_dim
         num_bytes = num_blocks * self.bytes_per_block(config, block_size, dtype)
         num_tiles = num_blocks * block_size // TILE
         try:

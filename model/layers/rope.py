@@ -40,7 +40,7 @@ class Rope:
         self.rope = rope
         self.head_dim = head_dim
         frequency_P = _frequencies(rope, head_dim)
-        # With the sign of sin_T1D: a cosine is that of either sign, a sine takes its own from it.
+        # cos(-x) = cos(x) and sin(-x) = -sin(x): the sign here becomes that of sin_T1D.
         self.frequency_D = torch.cat((-frequency_P, frequency_P)).to(device)
 
     def rotation(self, positions_T: Tensor, dtype: torch.dtype) -> Rotation:

@@ -155,7 +155,7 @@ def test_a_recorded_step_is_filled_in_and_played_without_waiting():
 def test_recorded_guesses_are_played_without_waiting():
     draft = dataclasses.replace(LLAMA, num_layers=1, hidden_size=32)
     runner = make_runner(attention=RecordableAttention, draft=draft)
-    assert runner.record_graphs(15, 2**30, lambda fraction: None) == 8
+    assert runner.record_draft_graphs(15, 2**30, lambda fraction: None) == 8
     step = batch([40, 30, 17], [5, 5, 1], [GREEDY] * 3)
     step.proposals = {0: Proposal(40, 1, 4), 1: Proposal(30, 1, 4)}
     assert [len(guess) for guess in runner.enqueue(step).proposed.values()] == [4, 4]

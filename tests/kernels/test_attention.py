@@ -164,3 +164,11 @@ def test_what_the_kernels_can_not_take_is_refused_with_the_reason():
 def test_a_cache_that_does_not_fit_is_refused_with_its_size():
     with pytest.raises(NotEnoughMemory, match="GiB"):
         CpuAttention(kernels("plain"), config(), 2**40, 16, torch.float32)
+
+
+@each_level
+def test_a_query_whose_scores_are_all_minus_infinity_gets_no_numbers(level):
+    cached = Cached(level, config(), [BLOCK + 5])
+    cached.q[0].fill_(-1)
+    cached.k[0].fill_(torch.inf)
+    assert cached.run(chunk=8).isnan().all()

@@ -6,6 +6,9 @@ import subprocess
 import pytest
 
 from model.kernels.cpu.build import LIBRARY
+from tests.kernels.levels import needs_kernels
+
+pytestmark = needs_kernels
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm comes with the compiler")

@@ -126,6 +126,8 @@ struct Attention {
     Floats top = filled(HIDDEN);
     for (int i = 0; i < num_keys; i += LANES) top = maximum(top, load(scores + i));
     best = largest(top);
+    // What is seen is -inf, so the row is NaN, as softmax makes it; hidden keys would count as much as those.
+    if (best == HIDDEN) return void(total = NAN);
     Floats sums{};
     for (int i = 0; i < num_keys; i += LANES) {
       const Floats weight = exponential(load(scores + i) - best);
@@ -190,7 +192,6 @@ struct Attention {
     const Cached* tiles[2 * PIECE / TILE + AHEAD];
     const Cached** key_tiles = tiles;
     const Cached** value_tiles = tiles + num_tiles;
-    if (first_tile > 0) std::memset(scores, 0, sizeof scores);
     for (int t = 0; t < num_tiles; ++t) {
       const int64_t position = start + (t < first_tile ? first_tile : t) * TILE;
       key_tiles[t] = key_tile(position, q);

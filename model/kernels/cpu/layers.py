@@ -55,6 +55,7 @@ class CpuLinear:
             epilogue=EPILOGUES[epilogue],
             activation=ACTIVATIONS[activation],
         )
+        self._norm_I: Tensor | None = None
         if norm is not None:
             self.begin_with(norm)
 
@@ -137,7 +138,9 @@ class CpuLayers(nn.Module):
 
 
 class CpuEmbedding(nn.Module):
-    """Token ids to vectors and, where the head is tied to it, hidden states to logits: one packed matrix."""
+    """Token ids to vectors and, where the head is tied to it, hidden states through the last norm to logits: one packed
+    matrix.
+    """
 
     def __init__(self, kernels: CpuKernels, weight_format: WeightFormat, embedding: Embedding) -> None:
         super().__init__()
@@ -153,7 +156,7 @@ class CpuEmbedding(nn.Module):
 
 
 class CpuHead(nn.Module):
-    """The head where it has weights of its own."""
+    """The head where it has weights of its own, with the last norm before it."""
 
     def __init__(self, kernels: CpuKernels, weight_format: WeightFormat, head: Linear) -> None:
         super().__init__()

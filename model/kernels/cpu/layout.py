@@ -1,4 +1,4 @@
-"""How a weight matrix lies in memory for the kernels, and back.
+"""How a weight matrix lies in memory for the kernels.
 
 Sixteen outputs make a panel. A panel is a run of 64-byte lines, each with the next few inputs of all sixteen outputs:
 `[panel, line, output, input]`. A line has 1 input an output in float32, 2 in bfloat16, 4 in int8 and 8 in int4, so an

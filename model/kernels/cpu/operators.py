@@ -40,12 +40,12 @@ def _nothing(*_: object) -> None:
 
 @_operator(
     "(Tensor x, int kernels, int linear, int num_outputs) -> Tensor",
-    lambda x, kernels, linear, num_outputs: x.new_empty(x.shape[0], num_outputs),
+    lambda x, kernels, linear, num_outputs: x.new_empty(x.shape[0], num_outputs, dtype=torch.float32),
 )
 def linear(x_TI: Tensor, kernels: int, linear: int, num_outputs: int) -> Tensor:
     """y_TO = epilogue(norm(x) W^T + bias), of the width that the epilogue makes; no residual."""
-    y_TO = x_TI.new_empty(x_TI.shape[0], num_outputs)
-    library().nexttoken_linear(kernels, linear, _pointer(x_TI), x_TI.shape[0], y_TO.data_ptr())
+    y_TO = torch.empty(x_TI.shape[0], num_outputs, dtype=torch.float32)
+    library().nexttoken_linear(kernels, linear, _floats(x_TI), x_TI.shape[0], y_TO.data_ptr())
     return y_TO
 
 
@@ -55,7 +55,7 @@ def linear(x_TI: Tensor, kernels: int, linear: int, num_outputs: int) -> Tensor:
 )
 def embed(token_ids_T: Tensor, kernels: int, linear: int, size: int) -> Tensor:
     """x_TE, the rows of packed weights that have these numbers (int64), NaN for a number that none has."""
-    x_TE = torch.empty(token_ids_T.shape[0], size)
+    x_TE = torch.empty(token_ids_T.shape[0], size, dtype=torch.float32)
     library().nexttoken_embed(kernels, linear, _pointer(token_ids_T), token_ids_T.shape[0], x_TE.data_ptr())
     return x_TE
 
@@ -70,9 +70,9 @@ def attend(
     """Puts keys and values, turned already, into the cache at the positions `write` (int64), then attends: o_THD."""
     o_THD = torch.empty_like(q_THD)
     projections = ProjectionsArguments(
-        queries=_pointer(q_THD),
-        keys=_pointer(k_TKD),
-        values=_pointer(v_TKD),
+        queries=_floats(q_THD),
+        keys=_floats(k_TKD),
+        values=_floats(v_TKD),
         query_stride=q_THD[0].numel(),
         key_stride=k_TKD[0].numel(),
         value_stride=v_TKD[0].numel(),
@@ -100,7 +100,7 @@ def layers(
     rows: int,
 ) -> None:
     """Takes x through all layers, and puts their keys and values into the cache at the positions `write` (int64)."""
-    tensors = _pointer(cos_T1D), _pointer(sin_T1D), _pointer(write_T), cache.data_ptr(), _pointer(x_TE)
+    tensors = _floats(cos_T1D), _floats(sin_T1D), _pointer(write_T), cache.data_ptr(), _floats(x_TE)
     library().nexttoken_layers(kernels, layers, heads, num_layers, rows, *tensors)
 
 
@@ -111,14 +111,14 @@ def layers(
 def choose(logits_RV: Tensor, kernels: int, choices: int) -> Tensor:
     """Draws a token for each row: token_ids_R, int64."""
     token_ids_R = torch.empty(logits_RV.shape[0], dtype=torch.int64)
-    library().nexttoken_choose(kernels, choices, _pointer(logits_RV), token_ids_R.data_ptr())
+    library().nexttoken_choose(kernels, choices, _floats(logits_RV), token_ids_R.data_ptr())
     return token_ids_R
 
 
 @_operator("(Tensor(a!) logits, Tensor table, int kernels, int masks) -> ()", _nothing)
 def forbid(logits_RV: Tensor, table: Tensor, kernels: int, masks: int) -> None:
     """Makes the tokens impossible that the masks don't allow. `table` [256, 8]: what a byte adds to eight logits."""
-    library().nexttoken_forbid(kernels, masks, _pointer(table), _pointer(logits_RV))
+    library().nexttoken_forbid(kernels, masks, _floats(table), _floats(logits_RV))
 
 
 @_operator("(Tensor weight, Tensor rows, Tensor(a!) lines, Tensor(b!)? scale, str format, int kernels) -> ()", _nothing)
@@ -142,3 +142,8 @@ def pack(
 def _pointer(tensor: Tensor) -> int:
     assert tensor.is_contiguous()
     return tensor.data_ptr()
+
+
+def _floats(tensor: Tensor) -> int:
+    assert tensor.dtype == torch.float32
+    return _pointer(tensor)

@@ -27,7 +27,8 @@ _BLOCK_PARTS = {
 
 
 class Packer:
-    """Replaces each layer as soon as its last weight is there, so no more than one is held twice.
+    """Replaces each layer as soon as its last weight is there, so no more is held twice than one and what the loader
+    reads ahead.
 
     Memory of weights that are still to come is reserved but not yet touched, so it counts for nothing: a model that is
     quantised while it loads never takes its full size.
