@@ -1,11 +1,13 @@
 """The compiled library as a whole."""
 
+import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
-from model.kernels.cpu.build import LIBRARY
+from model.kernels.cpu.build import LIBRARY, levels
 from tests.kernels.levels import needs_kernels
 
 pytestmark = needs_kernels
@@ -19,3 +21,13 @@ def test_no_instruction_set_shares_code_with_another() -> None:
     names = [line.split(maxsplit=2)[2] for line in symbols if line[17:18] in "tTwWVu" and "<" in line]
     assert any(name.startswith("void (anonymous namespace)::") for name in names)
     assert [name for name in names if "(anonymous namespace)" not in name and "Context::Context" not in name] == []
+
+
+@pytest.mark.parametrize(("capability", "level"), [("avx2", "avx2"), ("default", "plain")])
+def test_torchs_variable_holds_the_kernels_to_an_instruction_set(capability: str, level: str) -> None:
+    if level not in levels():
+        pytest.skip("not this kind of processor's")
+    code = "from model.kernels.cpu.library import CpuKernels; print(CpuKernels(1).level)"
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() == level

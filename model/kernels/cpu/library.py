@@ -5,6 +5,8 @@ import weakref
 from ctypes import c_char_p, c_int, c_int64, c_void_p
 from functools import cache
 
+import torch
+
 from model.errors import UnsupportedModel
 from model.kernels.cpu.build import LIBRARY, is_current
 from model.kernels.cpu.pages import Pages
@@ -24,6 +26,10 @@ _FUNCTIONS = {
 }
 
 
+# torch's name of the instruction set that it uses: the best one here, or less where ATEN_CPU_CAPABILITY says so.
+_AS_TORCH = {"DEFAULT": "plain", "AVX2": "avx2"}
+
+
 def unavailable() -> str | None:
     """None where the kernels can be used, else the reason with its remedy."""
     if not LIBRARY.exists():
@@ -37,13 +43,14 @@ class CpuKernels:
     """The kernels of one instruction set, with a pool of threads of their own. For use by one thread at a time."""
 
     def __init__(self, num_threads: int, level: str | None = None) -> None:
-        """Opens the library for the best instruction set here, or for `level`.
+        """Opens the library for `level`, or else for the best instruction set that torch uses here.
 
         Raises UnsupportedModel where the library is missing or this processor lacks the level.
         """
         reason = unavailable()
         if reason is not None:
             raise UnsupportedModel(reason)
+        level = level or _AS_TORCH.get(torch.backends.cpu.get_cpu_capability())
         address = library().nexttoken_open(level.encode() if level else None, num_threads)
         if address is None:
             raise UnsupportedModel(f"this processor has no {level}")
