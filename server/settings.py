@@ -24,7 +24,7 @@ Several = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """Serve a model over HTTP. A flag goes before its variable, that before the file, that before the default."""
 
-    model_config = SettingsConfigDict(env_prefix="NEXTTOKEN_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="NEXTTOKEN_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     model: str = Field(
         BUNDLED_MODEL, description="Directory or Hugging Face id of the model; without one, the tiny bundled model"

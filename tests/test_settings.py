@@ -52,6 +52,12 @@ def test_a_variable_may_hold_several_values(monkeypatch: pytest.MonkeyPatch) -> 
     assert read_settings({}).api_key == ("first", "second")
 
 
+def test_an_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTTOKEN_PORT", "")
+    monkeypatch.setenv("NEXTTOKEN_MAX_MODEL_LEN", "")
+    assert (read_settings({}).port, read_settings({}).max_model_len) == (8000, None)
+
+
 def test_sizes_may_have_units() -> None:
     assert read_settings({"kv_cache_memory_bytes": "1.5GiB"}).kv_cache_memory_bytes == 3 << 29
 

@@ -107,10 +107,13 @@ def _profile(steps: Steps, case: Case, path: Path) -> None:
     for slot in range(case.batch):
         steps.prefill(slot)
     with torch.profiler.profile(record_shapes=True) as profiler:
-        steps.prefill(0)
+        with torch.profiler.record_function("prefill"):
+            steps.prefill(0)
         for _ in range(_PROFILED_STEPS):
-            steps.decode()
+            with torch.profiler.record_function("decode"):
+                steps.decode()
     profiler.export_chrome_trace(str(path))
+    print(f"\n{path}: a trace of a prefill and {_PROFILED_STEPS} decode steps, for ui.perfetto.dev")
 
 
 def _weight_format(info: ModelInfo) -> WeightFormat:

@@ -76,7 +76,8 @@ class ResponseFormat(WireModel):
                 )
             return schema_form(self.schema_, "response_format.schema")
         if (self.json_schema is not None) != (self.type == "json_schema"):
-            reason = "it is missing" if self.json_schema is None else "it belongs to the type json_schema"
+            is_missing = self.json_schema is None
+            reason = f"json_schema {'is missing' if is_missing else 'belongs to the type json_schema'}"
             raise InvalidRequest(reason, param="response_format.json_schema")
         if self.json_schema is not None:
             param = "response_format.json_schema.schema"

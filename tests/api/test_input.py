@@ -284,6 +284,7 @@ def test_dt09_the_last_prompt_that_fits_gives_exactly_the_tokens_left(num_tokens
     assert error["param"] == "prompt"
     assert str(num_tokens) in error["message"]
     assert "256" in error["message"]
+    assert ("lower max_tokens" in error["message"]) == fits, "only where fewer would do"
 
 
 def test_dt09_a_chat_without_max_tokens_runs_to_the_end_of_the_context() -> None:

@@ -145,4 +145,5 @@ def test_bench_engine_holds_its_steps_against_the_device_and_traces_some(tmp_pat
     assert all(case["decode_mbu"] > 0 and case["prefill_mfu"] > 0 for case in results["cases"])
     names = {event.get("name", "") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
     expected = {"nexttoken::layers", "nexttoken::choose"} if unavailable() is None else {"aten::embedding"}
-    assert expected <= names
+    assert {"prefill", "decode", *expected} <= names
+    assert "trace.json: a trace of" in text
