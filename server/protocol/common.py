@@ -225,17 +225,11 @@ class GenerationRequest(StructuredFields):
 
     def _max_tokens_after(self, num_prompt: int, max_model_len: int) -> int:
         room = max_model_len - num_prompt
-        if room < 1:
-            raise ContextLengthExceeded(
-                f"prompt has {num_prompt} tokens, which leave none for an answer, the model's context is "
-                f"{max_model_len}; shorten the prompt",
-                param=self.prompt_field,
-            )
         wanted = 1 if self.wanted_tokens is None else self.wanted_tokens
         if wanted > room:
             raise ContextLengthExceeded(
                 f"prompt has {num_prompt} tokens and {wanted} more are wanted, the model's context is {max_model_len}; "
-                "shorten the prompt or lower max_tokens",
+                f"shorten the prompt{' or lower max_tokens' if room > 0 else ''}",
                 param=self.prompt_field,
             )
         if self.min_tokens > room:

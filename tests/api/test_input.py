@@ -287,6 +287,12 @@ def test_dt09_the_last_prompt_that_fits_gives_exactly_the_tokens_left(num_tokens
     assert ("lower max_tokens" in error["message"]) == fits, "only where fewer would do"
 
 
+def test_dt09_a_prompt_that_fills_the_context_can_be_scored_without_an_answer() -> None:
+    body = {"prompt": [1] * 256, "max_tokens": 0, "echo": True}
+    assert ask(serve(), COMPLETIONS, body).json()["usage"]["completion_tokens"] == 0
+    assert refused(ask(serve(), COMPLETIONS, body | {"prompt": [1] * 257}))["code"] == "context_length_exceeded"
+
+
 def test_dt09_a_chat_without_max_tokens_runs_to_the_end_of_the_context() -> None:
     answer = chat(serve("x" * 300))
     assert answer["usage"]["total_tokens"] == 256
