@@ -63,17 +63,16 @@ def load_weights(
 def _copied(weights: dict[Path, list[Weight]], parameters: Mapping[str, Tensor]) -> Iterator[Weight]:
     """Copy each into its parameter, a few at a time, and yield them in order, once they are there."""
     underway: deque[tuple[Weight, Future[None]]] = deque()
-    with ThreadPoolExecutor(READERS) as readers:
-        try:
-            for path, in_file in weights.items():
-                for weight in in_file:
-                    if len(underway) == READERS:
-                        yield _first(underway)
-                    underway.append((weight, readers.submit(_copy, path, weight, parameters[weight.parameter])))
-            while underway:
+    readers = ThreadPoolExecutor(READERS)
+    try:
+        for path, weight in ((path, weight) for path, in_file in weights.items() for weight in in_file):
+            if len(underway) == READERS:
                 yield _first(underway)
-        finally:
-            readers.shutdown(cancel_futures=True)
+            underway.append((weight, readers.submit(_copy, path, weight, parameters[weight.parameter])))
+        while underway:
+            yield _first(underway)
+    finally:
+        readers.shutdown(cancel_futures=True)
 
 
 def _first(underway: deque[tuple[Weight, Future[None]]]) -> Weight:

@@ -112,22 +112,23 @@ class ModelRunner:
         """Whether there is a draft model whose decode steps can be recorded."""
         return self._draft is not None and self._draft.backend.can_record
 
-    @torch.inference_mode()
     def record_graphs(self, padding_block: int, max_bytes: int, progress: Callable[[float], None]) -> int:
         """Record decode steps, where the back end can be recorded, in about `max_bytes` of memory.
 
         Rows of padding write to `padding_block`, which no sequence may have. Returns the most rows of a recorded step.
         """
-        return self._record(self._own, padding_block, max_bytes, progress) if self.can_record else 0
+        return self._record(self._own, padding_block, max_bytes, progress)
 
-    @torch.inference_mode()
     def record_draft_graphs(self, padding_block: int, max_bytes: int, progress: Callable[[float], None]) -> int:
         """The same for the draft model, if there is one."""
-        if self._draft is None or not self.can_record_draft:
-            return 0
         return self._record(self._draft, padding_block, max_bytes, progress)
 
-    def _record(self, decoder: Decoder, padding_block: int, max_bytes: int, progress: Callable[[float], None]) -> int:
+    @torch.inference_mode()
+    def _record(
+        self, decoder: Decoder | None, padding_block: int, max_bytes: int, progress: Callable[[float], None]
+    ) -> int:
+        if decoder is None or not decoder.backend.can_record:
+            return 0
         self._block_tables[self._max_num_seqs] = padding_block
         decoder.graphs.record(
             self._stream,
@@ -237,8 +238,8 @@ class ModelRunner:
 
         They hold until the next recorded step.
         """
-        num_padded = decoder.graphs.num_rows_for(len(slots)) if (num_new == 1).all() else None
-        if num_padded is None:
+        num_padded = decoder.graphs.num_rows_for(len(slots))
+        if num_padded is None or (num_new != 1).any():
             return decoder.compute(self._step_tensors(slots, num_computed, num_new, decoder.backend))
         num_more = num_padded - len(slots)
         slots = np.concatenate((slots, np.full(num_more, self._max_num_seqs)))

@@ -60,6 +60,11 @@ class Stepper:
     @torch.inference_mode()
     def step(self, rows: list[Row]) -> list[Tensor]:
         """Computes the rows' tokens in one step. Returns logits_SV for each row."""
+        logits = self.model.logits(self.model(self.tensors(rows), self.backend))
+        return list(logits.split([len(row.token_ids) for row in rows]))
+
+    def tensors(self, rows: list[Row]) -> StepTensors[Any]:
+        """The rows' next step, which counts as computed from now on."""
         slots = np.array([row.slot for row in rows], dtype=np.int64)
         num_new = np.array([len(row.token_ids) for row in rows], dtype=np.int64)
         num_computed = np.array([self.num_computed[row.slot] for row in rows], dtype=np.int64)
@@ -71,14 +76,12 @@ class Stepper:
                 block = int(self.block_tables[row.slot, position // self.block_size])
                 write.append(block * self.block_size + position % self.block_size)
             self.num_computed[row.slot] += len(row.token_ids)
-        step = StepTensors(
+        return StepTensors(
             token_ids_T=torch.tensor([token_id for row in rows for token_id in row.token_ids]),
             positions_T=torch.tensor(positions),
             write_T=torch.tensor(write),
             plan=self.backend.plan(slots, num_computed, num_new, self.block_tables),
         )
-        logits = self.model.logits(self.model(step, self.backend))
-        return list(logits.split(num_new.tolist()))
 
     def run(self, slot: int, token_ids: list[int], chunk: int = 10**9) -> Tensor:
         """Logits of a whole prompt, computed `chunk` tokens at a time."""

@@ -1,7 +1,5 @@
 """Trains the bundled model: corpus, tokenizer and weights from one seed, with its card and loss curve.
 
-# B rows, T tokens in a row, E width, N learned tokens, V vocabulary, H query heads, K kv heads, D head size
-
 python -m model.demo.train --bf16 --output model/demo/bundled
 """
 
@@ -38,6 +36,8 @@ from model.demo.recipe import (
     model_config,
 )
 from model.demo.tokenizer import SPACE, save_tokenizer, train_tokenizer
+
+# B rows, T tokens in a row, E width, N learned tokens, V vocabulary, H query heads, K kv heads, D head size
 
 REPORT_STEPS = 25
 SAVE_STEPS = 500

@@ -131,7 +131,7 @@ def pack(
         stored=FORMATS[str(weight_OI.dtype).removeprefix("torch.")],
         format=FORMATS[format],
         rows=_pointer(row_O),
-        num_panels=len(row_O) // 16,
+        num_panels=len(lines_PL64),
         num_inputs=weight_OI.shape[1],
         lines=lines_PL64.data_ptr(),
         scale=None if scale_PG16 is None else scale_PG16.data_ptr(),
